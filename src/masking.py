@@ -1,0 +1,66 @@
+"""Lengths to masks, and sums that skip padding: the one place that knows padding.
+
+Everywhere, `lengths` is (B,) int64 or None; None means that every item fills the whole padded length, which lets a
+training step on full crops skip every mask.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def valid_mask(lengths: Tensor | None, num_frames: int) -> Tensor | None:
+    """Return (B, num_frames) bool, True on valid frames; None for None."""
+    if lengths is None:
+        return None
+    return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
+
+
+def zero_padding(frames: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return `frames` (B, T, ...) with padded frames set to zero, so that a convolution sees silence, not leftovers."""
+    mask = valid_mask(lengths, frames.shape[1])
+    if mask is None:
+        return frames
+    return frames.masked_fill(~mask.view(*mask.shape, *[1] * (frames.dim() - 2)), 0.0)
+
+
+def masked_mean(frames: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return the mean over valid frames: (B, T, D) -> (B, D)."""
+    if lengths is None:
+        return frames.mean(1)
+    return zero_padding(frames, lengths).sum(1) / lengths[:, None].to(frames.dtype)
+
+
+def strided_lengths(lengths: Tensor | None, kernel: int, stride: int, padding: int) -> Tensor | None:
+    """Return the number of frames that a convolution over time leaves of each item, at least one."""
+    if lengths is None:
+        return None
+    return torch.div(lengths + 2 * padding - kernel, stride, rounding_mode="floor").add(1).clamp_min(1)
+
+
+class MaskedBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm over (B, T, D) or (B, D) whose statistics leave padded frames out (Ioffe & Szegedy, 2015)."""
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return normalised frames of the same shape; padded frames come out as any value."""
+        if frames.dim() == 2:
+            return super().forward(frames)
+        if self.training and lengths is not None:
+            mask = valid_mask(lengths, frames.shape[1])
+            normed = torch.zeros_like(frames)
+            normed[mask] = super().forward(frames[mask]).to(frames.dtype)
+            return normed
+        return super().forward(frames.flatten(0, 1)).view_as(frames)
+
+
+def mean_normalise(frames: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return frames less each utterance's mean over time (cepstral mean normalisation); padding stays zero."""
+    return zero_padding(frames - masked_mean(frames, lengths)[:, None], lengths)
+
+
+def pad_sequence(items: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return items (T_i, ...) as one zero-padded (B, T, ...) tensor and their lengths (None when all are equal)."""
+    lengths = torch.tensor([len(item) for item in items])
+    longest = int(lengths.max())
+    padded = torch.stack([F.pad(item, (0, 0) * (item.dim() - 1) + (0, longest - len(item))) for item in items])
+    return padded, None if bool((lengths == longest).all()) else lengths

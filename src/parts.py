@@ -1,0 +1,134 @@
+"""The parts that can be named in an experiment: read from their source, checked strictly, imported when built.
+
+Each file of parts ends in a plain dict such as `POOLINGS = {"mean": MeanPooling, ...}`. The constructor's arguments
+without a default are given by the composition (`input_dim`, `num_speakers`); those with a default are the part's
+settings. Names, settings and defaults are read from the source text, so that a mistyped setting stops in
+milliseconds, before torch is imported, and so that a default spelled out has the same digest as one left alone.
+"""
+
+import ast
+import functools
+import importlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.config import Experiment, Part
+from src.errors import SettingError, nearest
+
+HERE = Path(__file__).parent
+SLOTS = {  # slot -> files that hold its parts, the dict at their foot
+    "encoder": ("encoders/*.py", "ENCODERS"),
+    "pooling": ("pooling.py", "POOLINGS"),
+    "head": ("heads.py", "HEADS"),
+    "augment": ("augment.py", "AUGMENTATIONS"),
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered part: its module and class, and its settings with their defaults."""
+
+    module: str
+    class_name: str
+    settings: dict[str, Any]
+    takes: str | None  # what an encoder takes: "frames" or "waveform"
+    kinds: tuple[str, ...]  # what an augmentation fits: "logmel", "cepstra", "waveform"
+
+    def load(self) -> type:
+        """Import the part's module and return its class."""
+        return getattr(importlib.import_module(self.module), self.class_name)
+
+
+@functools.cache
+def catalogue(slot: str) -> dict[str, Registered]:
+    """Return {name: part} of a slot ("encoder", "pooling", "head", "augment") without importing any of them."""
+    pattern, dict_name = SLOTS[slot]
+    found: dict[str, Registered] = {}
+    for path in sorted(HERE.glob(pattern)):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        module = ".".join(("src", *path.relative_to(HERE).with_suffix("").parts))
+        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == dict_name:
+                for key, value in zip(node.value.keys, node.value.values):
+                    found[key.value] = _read_class(classes, classes[value.id], module)
+    return found
+
+
+def _read_class(classes: dict[str, ast.ClassDef], node: ast.ClassDef, module: str) -> Registered:
+    """Read settings and class attributes, looking in base classes of the same file where the class has none."""
+    settings: dict[str, Any] | None = None
+    attributes: dict[str, Any] = {}
+    chain, current = [], node
+    while current is not None:
+        chain.append(current)
+        current = next((classes[base.id] for base in current.bases if isinstance(base, ast.Name) and base.id in classes), None)
+    for current in chain:
+        for item in current.body:
+            if isinstance(item, ast.FunctionDef) and item.name == "__init__" and settings is None:
+                arguments = item.args
+                positional = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+                pairs = [*zip(positional, arguments.defaults), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
+                settings = {argument.arg: ast.literal_eval(default) for argument, default in pairs if default is not None}
+            if isinstance(item, ast.Assign) and getattr(item.targets[0], "id", None) in ("takes", "kinds"):
+                attributes.setdefault(item.targets[0].id, ast.literal_eval(item.value))
+    return Registered(module, node.name, settings or {}, attributes.get("takes"), tuple(attributes.get("kinds", ())))
+
+
+def lookup(slot: str, name: str) -> Registered:
+    """Return a registered part; raises SettingError with the nearest valid name."""
+    registered = catalogue(slot)
+    if name not in registered:
+        raise SettingError(f"{slot}: unknown part '{name}'{nearest(name, registered)}")
+    return registered[name]
+
+
+def complete(slot: str, part: Part) -> Part:
+    """Return `part` with every setting spelled out; raises SettingError for an unknown or ill-typed one."""
+    settings = lookup(slot, part.name).settings
+    filled = dict(settings)
+    for key, value in part.kwargs.items():
+        if key not in settings:
+            raise SettingError(f"{slot}.{key}: '{part.name}' has no such setting{nearest(key, settings)}")
+        filled[key] = _fit(settings[key], value, f"{slot}.{key}")
+    return Part(part.name, filled)
+
+
+def _fit(default: Any, value: Any, dotted: str) -> Any:
+    """Return `value` in the type of `default`."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+        return tuple(_fit(default[0], item, dotted) for item in value) if default else tuple(value)
+    if default is not None and type(value) is not type(default):
+        raise SettingError(f"{dotted}: {value!r} is not a {type(default).__name__} like the default {default!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingError(f"{dotted}: {value!r} is not finite")
+    return value
+
+
+def complete_experiment(experiment: Experiment) -> Experiment:
+    """Return `experiment` with every part checked and its settings spelled out."""
+    from dataclasses import replace
+
+    return replace(
+        experiment,
+        encoder=complete("encoder", experiment.encoder),
+        pooling=complete("pooling", experiment.pooling),
+        head=complete("head", experiment.head),
+        augment=tuple(complete("augment", item) for item in experiment.augment),
+    )
+
+
+def build(slot: str, part: Part, *composed: Any) -> Any:
+    """Import and construct a part; `composed` are the arguments that the composition gives.
+
+    Raises SettingError when the part refuses its settings (a model size that its heads do not divide, say).
+    """
+    part = complete(slot, part)
+    try:
+        return lookup(slot, part.name).load()(*composed, **part.kwargs)
+    except (ValueError, AssertionError) as error:
+        raise SettingError(f"{slot} '{part.name}': {error}") from error
