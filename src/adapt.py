@@ -1,0 +1,103 @@
+"""From an experiment to what is trained: every "auto" filled in by stated rules from the data and the machine.
+
+Runs before the digest is taken, so that a run's name says exactly what was done. Imports no torch: a stage with
+nothing to do must find that out at once.
+"""
+
+import ctypes
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from src.config import Experiment, override
+from src.errors import SettingError
+from src.parts import complete_experiment, lookup
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the rules look at: the training part of a store."""
+
+    kind: str  # "logmel", "cepstra" or "waveform"
+    num_utterances: int
+    smallest_class: int
+    median_frames: int  # of frames, whatever the kind
+    shortest_frames: int
+
+    @classmethod
+    def of(cls, kind: str, labels: np.ndarray, num_frames: np.ndarray, hop_length: int) -> "DataSummary":
+        """Summarise training labels (N,) and lengths (N,); a waveform's samples count as frames of `hop_length`."""
+        frames = num_frames // hop_length if kind == "waveform" else num_frames
+        return cls(kind, len(labels), min(Counter(labels.tolist()).values()), int(np.median(frames)), int(frames.min()))
+
+
+def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
+    """Return `experiment` complete: every part's settings spelled out and no "auto" left.
+
+    Raises SettingError for an unknown part or setting and for a combination that cannot work.
+    """
+    experiment = complete_experiment(experiment)
+    takes = lookup("encoder", experiment.encoder.name).takes
+    if takes == "waveform" and data.kind != "waveform":
+        raise SettingError(f"encoder '{experiment.encoder.name}' takes waveforms, the store holds {data.kind}: "
+                           "use audio input and --set features.store=waveform")
+    train = experiment.train
+    device = ("cuda" if has_gpu() else "cpu") if train.device == "auto" else train.device
+    steps = auto_steps(data, train.batch_size) if train.steps == "auto" else train.steps
+    crop_frames = auto_crop(data) if train.crop_frames == "auto" else train.crop_frames
+    folds = auto_folds(data) if experiment.folds == "auto" else experiment.folds
+    if min(steps, crop_frames, train.batch_size) < 1 or (folds != "all" and folds < 1):
+        raise SettingError("train.steps, train.crop_frames, train.batch_size and folds must be at least 1")
+    changes = {
+        "folds": folds,
+        "frontend.mean_norm": (data.kind != "cepstra") if experiment.frontend.mean_norm == "auto"
+        else experiment.frontend.mean_norm,
+        "train.device": device,
+        "train.steps": steps,
+        "train.crop_frames": crop_frames,
+        "train.precision": ("bfloat16" if device == "cuda" else "float32") if train.precision == "auto"
+        else train.precision,
+        "train.threads": usable_cpus() if train.threads == "auto" else train.threads,
+        "train.valid_every": max(1, steps // 10) if train.valid_every == "auto" else train.valid_every,
+        "optim.warmup_steps": min(experiment.optim.warmup_steps, steps // 10),
+    }
+    if folds == "all":  # nothing is validated: the last weights are kept, whatever these say
+        changes |= {"train.valid_every": 0, "train.select": "last"}
+    return override(experiment, changes)
+
+
+def auto_steps(data: DataSummary, batch_size: int) -> int:
+    """Return about 60 passes over the training utterances, between 600 and 70,000 steps."""
+    return int(np.clip(60 * data.num_utterances / batch_size, 600, 70000))
+
+
+def auto_crop(data: DataSummary) -> int:
+    """Return the median utterance's length, between 8 and 200 frames."""
+    return int(np.clip(data.median_frames, 8, 200))
+
+
+def auto_folds(data: DataSummary) -> int:
+    """Return 5 folds, fewer where the smallest class has fewer utterances, at least 2."""
+    return int(np.clip(data.smallest_class, 2, 5))
+
+
+def usable_cpus() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Return whether the NVIDIA driver sees a device, asking the driver itself: importing torch takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def with_seed(experiment: Experiment, seed: int) -> Experiment:
+    """Return `experiment` under another seed."""
+    return replace(experiment, seed=seed)

@@ -1,0 +1,174 @@
+"""Stage 3: the logits of finished runs in, one set of log-posteriors out; reads files, never models.
+
+A run's folds are averaged as log-posteriors. Several runs are blended with weights (and one temperature) that
+minimise the out-of-fold cross-entropy; test logits never enter a fit. Writes
+data/runs/<competition>/ensemble-<digest8>/ with valid.npz, test.npz and result.json.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import InputError, RunError, SettingError
+from src.files import atomic_open, digest, read_json, write_json
+
+VERSION = 1  # raise it when this stage's code changes what a blend computes
+CROSS_FIT_PARTS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A finished run's log-posteriors: rows (N,) of the store with scores (N, C), out-of-fold and test."""
+
+    run_id: str
+    result: dict[str, Any]
+    valid_rows: np.ndarray
+    valid: np.ndarray
+    test_rows: np.ndarray
+    test: np.ndarray
+
+
+def ensemble_dir(run_dirs: list[Path]) -> Path:
+    """Return where the blend of these runs lies or will lie; raises RunError for an unfinished run."""
+    results = [_read_result(path) for path in run_dirs]
+    if len({r["store"] for r in results}) != 1:
+        raise SettingError("the runs do not share one store (other data or features): "
+                           + ", ".join(r["run_id"] for r in results))
+    content = {"stage": "ensemble", "version": VERSION, "runs": sorted(r["digest"] for r in results)}
+    return run_dirs[0].parent / f"ensemble-{digest(content)[:8]}"
+
+
+def blend(run_dirs: list[Path], labels: np.ndarray) -> Path:
+    """Blend finished runs and return the blend's folder; labels (N,) are the store's, -1 where unknown.
+
+    Prints each member's and the blend's out-of-fold accuracy. The blend's is cross-fitted: every utterance is scored
+    with weights fitted on the other four fifths.
+    """
+    directory = ensemble_dir(run_dirs)
+    members = [read_member(path) for path in sorted(run_dirs)]
+    fitted = [m for m in members if len(m.valid_rows)]
+    weights = np.full(len(members), 1.0 / len(members))
+    valid_rows, valid, cross_fitted = np.empty(0, int), np.empty((0, members[0].test.shape[1]), np.float32), None
+    if fitted:
+        valid_rows, stacked = _common(fitted)
+        truth = labels[valid_rows]
+        for member, scores in zip(fitted, stacked):
+            print(f"  {member.run_id}: out-of-fold accuracy {_accuracy(scores, truth):.4f} of {len(truth)}")
+        share = np.ones(1)
+        if len(fitted) > 1:
+            share = fit_weights(stacked, truth)
+            cross_fitted = cross_fitted_accuracy(stacked, truth)
+            weights = _spread(members, fitted, share)
+        valid = np.tensordot(share, stacked, 1)
+        accuracy = cross_fitted if cross_fitted is not None else _accuracy(valid, truth)
+        print(f"  blend of {len(members)}: out-of-fold accuracy {accuracy:.4f}"
+              + (" (cross-fitted)" if cross_fitted is not None else ""))
+    test_rows, stacked_test = members[0].test_rows, np.stack([m.test for m in members])
+    test = np.tensordot(weights, stacked_test, 1)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, rows, scores in (("valid", valid_rows, valid), ("test", test_rows, test)):
+        with atomic_open(directory / f"{name}.npz", "wb") as file:
+            np.savez(file, rows=rows, logits=scores.astype(np.float32))
+    write_json(directory / "result.json", {
+        "run_id": f"{run_dirs[0].parent.name}/{directory.name}",
+        "digest": digest(sorted(m.result["digest"] for m in members)),
+        "store": members[0].result["store"],
+        "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
+        "valid": accuracy if fitted else None,
+        "num_valid": len(valid_rows),
+        "params": sum(m.result["params"] for m in members),
+        "seconds": sum(m.result["seconds"] for m in members),
+    })
+    return directory
+
+
+def read_member(run_dir: Path) -> Member:
+    """Return a run's log-posteriors: out-of-fold rows joined over folds, test averaged over folds."""
+    result = _read_result(run_dir)
+    valid_rows, valid, test, test_rows = [], [], [], None
+    for fold_dir in sorted(run_dir.glob("fold_*"), key=lambda path: int(path.name[5:])):
+        rows, scores = read_logits(fold_dir / "valid.npz")
+        valid_rows.append(rows)
+        valid.append(log_softmax(scores))
+        test_rows, scores = read_logits(fold_dir / "test.npz")
+        test.append(log_softmax(scores))
+    rows = np.concatenate(valid_rows)
+    order = np.argsort(rows, kind="stable")
+    return Member(result["run_id"], result, rows[order], np.concatenate(valid)[order], test_rows, np.mean(test, axis=0))
+
+
+def read_logits(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows (N,) and logits (N, C) of a .npz of this project; raises InputError when it is torn."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return content["rows"], content["logits"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: unreadable logits ({error}); remove the run's folder and train it again") from error
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return log-posteriors (N, C) in float64."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def fit_weights(stacked: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return non-negative weights (M,) of log-posteriors (M, N, C) that minimise the cross-entropy of labels (N,).
+
+    The weights need not sum to one: their sum is an inverse temperature. A small pull towards equal weights decides
+    what the data leaves open.
+    """
+    from scipy.optimize import minimize
+
+    members, count = len(stacked), len(labels)
+    rows = np.arange(count)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = log_softmax(np.tensordot(weights, stacked, 1))
+        residual = np.exp(mixed)
+        residual[rows, labels] -= 1
+        gradient = np.einsum("mnc,nc->m", stacked, residual) / count
+        pull = weights - weights.mean()
+        return -mixed[rows, labels].mean() + 0.01 * (pull**2).sum(), gradient + 0.02 * pull
+
+    start = np.full(members, 1.0 / members)
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * members).x
+
+
+def cross_fitted_accuracy(stacked: np.ndarray, labels: np.ndarray) -> float:
+    """Return the blend's accuracy with each fifth of the utterances weighted by a fit on the other four."""
+    part = np.random.default_rng(0).permutation(len(labels)) % CROSS_FIT_PARTS
+    hits = 0
+    for k in range(CROSS_FIT_PARTS):
+        weights = fit_weights(stacked[:, part != k], labels[part != k])
+        hits += (np.tensordot(weights, stacked[:, part == k], 1).argmax(1) == labels[part == k]).sum()
+    return float(hits / len(labels))
+
+
+def _spread(members: list[Member], fitted: list[Member], share: np.ndarray) -> np.ndarray:
+    """Return one weight a member: the fitted ones', and their mean for members without out-of-fold logits."""
+    by_id = {member.run_id: weight for member, weight in zip(fitted, share)}
+    return np.array([by_id.get(member.run_id, share.mean()) for member in members])
+
+
+def _common(members: list[Member]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that every member predicted out of fold, and the scores there (M, N, C)."""
+    rows = members[0].valid_rows
+    for member in members[1:]:
+        rows = np.intersect1d(rows, member.valid_rows)
+    if not len(rows):
+        raise SettingError("the runs share no out-of-fold utterance; blend runs with the same folds")
+    return rows, np.stack([m.valid[np.searchsorted(m.valid_rows, rows)] for m in members])
+
+
+def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    return float((scores.argmax(1) == labels).mean())
+
+
+def _read_result(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "result.json"
+    if not path.exists():
+        raise RunError(f"{run_dir}: the run is not finished; run its train stage first")
+    return read_json(path)

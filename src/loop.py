@@ -1,0 +1,200 @@
+"""The training loop: step, validate, keep the best, save, resume, log; whatever is learnt.
+
+Every random number of a step comes from its seed (seed, fold, step), and no state but the weights, the optimiser and
+the counters is carried from step to step: a run that was stopped anywhere and started again ends in the same bits.
+"""
+
+import contextlib
+import csv
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from src.config import Optim
+from src.errors import RunError
+from src.files import atomic_open
+from src.model import load_tensors
+from src.optim import WeightAverage, build_optimiser, learning_rate
+
+SAVE_EVERY_S = 60.0
+SHOW_EVERY_S = 0.5
+
+
+@dataclass
+class Progress:
+    """How far a run is. `log` holds one row a validation; `sums` what was summed since the last row."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_metric: float = -math.inf
+    log: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    num_summed: int = 0
+
+
+def step_seed(seed: int, fold: int, step: int) -> int:
+    """Return the seed of everything random in one step; step -1 is the initialisation."""
+    return int(np.random.SeedSequence([seed, fold, step + 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a question that the loop asks between steps; the second acts at once."""
+    asked = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Loop:
+    """Minimise a loss over `steps` steps.
+
+    loss_of(step) returns {"loss": scalar tensor with a graph, other scalars to log}. validate(step), called every
+    `valid_every` steps (0: never) and at the end, returns {"valid_metric": larger is better, other numbers to log}.
+    directory receives last.pt while running, best.pt where `select` is "best", and log.csv.
+    """
+
+    model: nn.Module
+    optim: Optim
+    steps: int
+    loss_of: Callable[[int], dict[str, Tensor]]
+    directory: Path
+    seed: int
+    fold: int = 0
+    device: str = "cpu"
+    validate: Callable[[int], dict[str, float]] | None = None
+    valid_every: int = 0
+    select: str = "last"
+    description: str = "train"
+
+    def run(self) -> Progress:
+        """Train from where the directory's last.pt left off to the end, and leave the selected weights in the model.
+
+        Raises RunError when the loss is not finite. Ctrl-C and SIGTERM end the step under way, save, and raise
+        KeyboardInterrupt; a second one stops at once, losing what came after the last save.
+        """
+        optimiser = build_optimiser(list(self.model.parameters()), self.optim, self.device)
+        average = WeightAverage(self.model, self.optim.ema_decay) if self.optim.ema_decay else None
+        progress = self._resume(optimiser, average)
+        device_sums = {name: torch.tensor(value, dtype=torch.float64, device=self.device)
+                       for name, value in progress.sums.items()}
+        started = shown = saved = time.monotonic()
+        with stop_signals() as stop_asked, tqdm(
+                total=self.steps, initial=progress.step, desc=self.description, unit="step", dynamic_ncols=True,
+                mininterval=SHOW_EVERY_S) as bar:
+            while progress.step < self.steps:
+                self._step(progress.step, optimiser, device_sums)
+                if average:
+                    average.update(self.model)
+                progress.num_summed += 1
+                progress.step += 1
+                bar.update()
+                now, is_last = time.monotonic(), progress.step == self.steps
+                is_valid = is_last or (self.valid_every and progress.step % self.valid_every == 0)
+                if is_valid or stop_asked() or now - shown > SHOW_EVERY_S:
+                    self._fetch(progress, device_sums)
+                    bar.set_postfix({k: f"{v / progress.num_summed:.3g}" for k, v in progress.sums.items()})
+                    shown = now
+                if is_valid:
+                    self._validate(progress, average)
+                    device_sums.clear()
+                if is_valid or stop_asked() or now - saved > SAVE_EVERY_S:
+                    saved = time.monotonic()
+                    progress.seconds += saved - started
+                    started = saved
+                    self._save(progress, optimiser, average)
+                if stop_asked() and not is_last:
+                    raise KeyboardInterrupt
+        if self.select == "best" and progress.best_step:
+            self.model.load_state_dict(load_tensors(self.directory / "best.pt"))
+        elif average:
+            average.swap(self.model)
+        return progress
+
+    def _step(self, step: int, optimiser: torch.optim.Optimizer, device_sums: dict[str, Tensor]) -> None:
+        """Take one step of the optimiser and add what it measured to `device_sums`, without synchronising."""
+        torch.manual_seed(step_seed(self.seed, self.fold, step))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, self.steps, self.optim)
+        self.model.train()
+        values = self.loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        values["loss"].backward()
+        if self.optim.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
+        optimiser.step()
+        for name, value in values.items():
+            device_sums[name] = device_sums.get(name, 0.0) + value.detach().double()
+
+    def _fetch(self, progress: Progress, device_sums: dict[str, Tensor]) -> None:
+        """Bring the sums over to the host (the loop's one synchronisation) and stop on a loss that is not finite."""
+        progress.sums = {name: float(value) for name, value in device_sums.items()}
+        if not math.isfinite(progress.sums.get("loss", 0.0)):
+            raise RunError(f"{self.directory}: the loss is not finite at step {progress.step}; lower optim.lr, set "
+                           "optim.grad_clip=1 or train.precision=float32, and run again")
+
+    def _validate(self, progress: Progress, average: WeightAverage | None) -> None:
+        """Append a row to the log and begin new sums; keep a copy of the weights when they are the best so far."""
+        row = {"step": progress.step, "lr": learning_rate(progress.step - 1, self.steps, self.optim)}
+        row |= {name: value / progress.num_summed for name, value in progress.sums.items()}
+        progress.sums, progress.num_summed = {}, 0
+        if self.validate and self.valid_every:
+            if average:
+                average.swap(self.model)
+            self.model.eval()
+            row |= self.validate(progress.step)
+            if row["valid_metric"] > progress.best_metric:
+                progress.best_metric, progress.best_step = row["valid_metric"], progress.step
+                if self.select == "best":
+                    self._write("best.pt", self.model.state_dict())
+            if average:
+                average.swap(self.model)
+        progress.log.append(row)
+        with atomic_open(self.directory / "log.csv") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            writer.writeheader()
+            writer.writerows(progress.log)
+
+    def _save(self, progress: Progress, optimiser: torch.optim.Optimizer, average: WeightAverage | None) -> None:
+        self._write("last.pt", {
+            "model": self.model.state_dict(), "optimiser": optimiser.state_dict(),
+            "average": average.state_dict() if average else None, "progress": asdict(progress)})
+
+    def _resume(self, optimiser: torch.optim.Optimizer, average: WeightAverage | None) -> Progress:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not (self.directory / "last.pt").exists():
+            return Progress()
+        state = load_tensors(self.directory / "last.pt")
+        self.model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if average:
+            average.load_state_dict(state["average"])
+        return Progress(**state["progress"])
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        with atomic_open(self.directory / name, "wb") as file:
+            torch.save(content, file)

@@ -1,0 +1,195 @@
+"""The stream: each stage called in its order, with what it skips said aloud.
+
+This is the only file that knows all stages; the stages themselves meet through files.
+"""
+
+import argparse
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from src import experiments, ledger
+from src.competition import Competition, open_competition
+from src.config import Experiment, override, parse_assignments
+from src.errors import RunError, SettingError
+from src.files import lock, read_json
+from src.parts import complete_experiment
+from src.plan import Plan, find_run, make_plan
+from src.preprocess import find_store
+from src.workspace import DATA_DIR, cache_dir, use_smoke_workspace, workspace_dir
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run every stage that is not done yet, from raw competition to submission.csv."""
+    started = time.monotonic()
+    competition, experiment = _setting(options)
+    with lock(workspace_dir() / "data" / f".{competition.name}.lock",
+              f"another run on {competition.name} is under way in this checkout; waiting for it"):
+        store_dir = _preprocess(competition, experiment)
+        plan, result = _train(competition, store_dir, experiment, options)
+        blend_dir = _ensemble([plan.directory], store_dir)
+        blended = read_json(blend_dir / "result.json")
+        out = _submit(competition, store_dir, blend_dir, plan, options)
+    print()
+    if out:
+        print(f"submission: {out}")
+    if blended["valid"] is not None:
+        print(f"validation accuracy: {blended['valid']:.4f} on {blended['num_valid']} whole utterances "
+              f"({'out-of-fold' if plan.experiment.folds != 1 else 'held out'}, seed {plan.experiment.seed})")
+    if out:
+        _local_score(competition, out, plan)
+    print(f"time: {time.monotonic() - started:.1f} s (training in all: {result['seconds']:.1f} s)")
+
+
+def preprocess(options: argparse.Namespace) -> None:
+    """Stage 1 alone."""
+    competition, experiment = _setting(options)
+    _preprocess(competition, experiment)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Stage 2 alone, on what stage 1 left."""
+    competition, experiment = _setting(options)
+    store_dir = _require_store(competition, experiment)
+    _train(competition, store_dir, experiment, options)
+
+
+def ensemble(options: argparse.Namespace) -> None:
+    """Stage 3 alone: blend finished runs by name."""
+    run_dirs = [find_run(name) for name in options.runs]
+    competitions = {path.parent.name for path in run_dirs}
+    if len(competitions) > 1:
+        raise SettingError(f"runs of several competitions cannot be blended: {', '.join(sorted(competitions))}")
+    blend_dir = _ensemble(run_dirs, _store_of(run_dirs[0]))
+    print(f"blend: {blend_dir.parent.name}/{blend_dir.name}")
+
+
+def submit(options: argparse.Namespace) -> None:
+    """Stage 4 alone: a submission of a finished run or blend."""
+    competition = open_competition(options.data)
+    directory = find_run(options.run)
+    if not directory.name.startswith("ensemble-"):
+        directory = _ensemble([directory], _store_of(directory))
+    store_dir = _store_of(directory)
+    out = Path(options.out) if options.out else workspace_dir() / "submission.csv"
+    _write(competition, store_dir, directory, out, options.name or directory.name)
+    if options.kaggle:
+        from src import kaggle
+
+        kaggle.submit(options.kaggle, out, f"{competition.name}/{directory.name}")
+
+
+def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
+    """Return competition and experiment that the command line names; every mistyped setting stops here."""
+    if options.smoke:
+        use_smoke_workspace()
+    experiment = override(experiments.get(options.experiment), parse_assignments(options.set))
+    complete_experiment(experiment)
+    if options.smoke:
+        experiment = experiments.smoke(experiment)
+    return open_competition(options.data), experiment
+
+
+def _preprocess(competition: Competition, experiment: Experiment) -> Path:
+    store_dir = find_store(competition, experiment.features)
+    if store_dir:
+        print(f"[1/4] preprocess: {store_dir.name} is there, skipped")
+        return store_dir
+    from src.preprocess import preprocess as build_store
+
+    print(f"[1/4] preprocess: {competition.name}, {competition.kind} input")
+    return build_store(competition, experiment.features)
+
+
+def _require_store(competition: Competition, experiment: Experiment) -> Path:
+    store_dir = find_store(competition, experiment.features)
+    if store_dir is None:
+        raise RunError(f"{competition.name}: no store for these features; run the preprocess stage first")
+    return store_dir
+
+
+def _train(competition: Competition, store_dir: Path, experiment: Experiment,
+           options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
+    plan = make_plan(competition.name, store_dir, experiment)
+    if plan.is_done():
+        print(f"[2/4] train: {plan.run_id} is there, skipped")
+        result = read_json(plan.directory / "result.json")
+    else:
+        from src.store import Store
+        from src.train import run as train_run
+
+        print(f"[2/4] train: {plan.run_id}")
+        try:
+            result = train_run(plan, Store.open(store_dir))
+        except RunError as error:
+            _record(plan, experiment, {"status": "failed", "note": str(error)}, options)
+            raise
+    _record(plan, experiment, result, options)
+    return plan, result
+
+
+def _record(plan: Plan, experiment: Experiment, result: dict[str, Any], options: argparse.Namespace) -> None:
+    """Append the run's row unless it stands there already."""
+    if ledger.contains(plan.run_id, result.get("finished", "")):
+        return
+    ledger.append(ledger.make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id,
+                                  digest=plan.digest, result=result, command=command(options)))
+
+
+def command(options: argparse.Namespace) -> str:
+    """Return the command line that reruns what `options` asked for."""
+    words = ["bash", "run.sh", "--data", str(options.data), "--experiment", options.experiment]
+    words += [word for assignment in options.set for word in ("--set", assignment)]
+    return shlex.join(words + (["--smoke"] if options.smoke else []))
+
+
+def _ensemble(run_dirs: list[Path], store_dir: Path) -> Path:
+    from src.ensemble import blend, ensemble_dir
+
+    directory = ensemble_dir(run_dirs)
+    if (directory / "result.json").exists():
+        print(f"[3/4] ensemble: {directory.name} is there, skipped")
+        return directory
+    from src.store import Store
+
+    print("[3/4] ensemble:")
+    return blend(run_dirs, Store.open(store_dir).labels)
+
+
+def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Plan,
+            options: argparse.Namespace) -> Path | None:
+    if not competition.has_test:
+        print(f"[4/4] submit: {competition.name} has no test part; the stream ends with the out-of-fold result")
+        return None
+    out = Path(options.out) if options.out else workspace_dir() / "submission.csv"
+    print("[4/4] submit:")
+    _write(competition, store_dir, blend_dir, out, plan.experiment.name)
+    return out
+
+
+def _write(competition: Competition, store_dir: Path, blend_dir: Path, out: Path, name: str) -> None:
+    from src.store import Store
+    from src.submit import write_submission
+
+    kept = write_submission(competition, Store.open(store_dir).utt_ids, blend_dir, out, name)
+    print(f"  {out} and {kept}")
+
+
+def _local_score(competition: Competition, out: Path, plan: Plan) -> None:
+    from src.submit import local_score
+
+    score = local_score(competition, out)
+    if score:
+        print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}; public half "
+              f"{score.public:.4f}, private half {score.private:.4f}; from the solution file beside the data)")
+        ledger.score(plan.run_id, score.public, score.private, "local")
+
+
+def _store_of(run_dir: Path) -> Path:
+    """Return the store that a run or blend was made from."""
+    wanted = read_json(run_dir / "result.json")["store"]
+    for meta in cache_dir(run_dir.parent.name).glob("*/meta.json"):
+        if read_json(meta)["digest"] == wanted:
+            return meta.parent
+    raise RunError(f"{run_dir.name}: its store {wanted[:8]} is gone; run the preprocess stage again ({DATA_DIR})")

@@ -1,0 +1,160 @@
+"""Stage 2: a store and a plan in; per fold a fitted model, its out-of-fold and its test logits out.
+
+Writes data/runs/<competition>/<experiment>-<digest8>/ with one folder a fold (log.csv, model.pt, valid.npz, test.npz,
+result.json) and result.json when all folds are done. What is finished is never done again; what was stopped goes on.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.augment import check_kinds
+from src.config import to_json
+from src.evaluate import accuracy, autocast, cross_entropy, predict
+from src.files import atomic_open, lock, read_json, write_json
+from src.loop import Loop, step_seed
+from src.model import SpeakerModel, num_parameters, save_model
+from src.parts import build
+from src.plan import Plan
+from src.sampler import CropSampler
+from src.store import Store
+from src.task import Classification, mix_up
+
+Report = Callable[[int, int, float], None]  # (fold, step, validation accuracy) of a validation under way
+
+
+def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any]:
+    """Train every fold of a plan that is not done yet and return the run's result.
+
+    report is called after each validation and may raise to stop the run (a pruned search trial). Two processes with
+    the same plan never mix: the second waits. Raises RunError for a loss that is not finite.
+    """
+    with lock(plan.directory / ".lock", f"{plan.run_id}: another process is training it; waiting"):
+        if plan.is_done():
+            return read_json(plan.directory / "result.json")
+        write_json(plan.directory / "experiment.json", to_json(plan.experiment))
+        folds = store.folds(plan.experiment.folds)
+        results = []
+        for fold, (train_rows, valid_rows) in enumerate(folds):
+            done = plan.directory / f"fold_{fold}" / "result.json"
+            if not done.exists():
+                _Fold(plan, store, fold, len(folds), train_rows, valid_rows).run(report)
+            results.append(read_json(done))
+        result = _summarise(plan, store, results)
+        write_json(plan.directory / "result.json", result)
+        return result
+
+
+def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the run's result: accuracies over folds weighted by their utterances."""
+    num_valid = sum(r["num_valid"] for r in results)
+    return {
+        "run_id": plan.run_id,
+        "digest": plan.digest,
+        "store": store.digest,
+        "num_classes": len(store.speakers),
+        "params": results[0]["params"],
+        "steps": plan.experiment.train.steps,
+        "folds": plan.experiment.folds,
+        "seeds": plan.experiment.seed,
+        "device": plan.experiment.train.device,
+        "train": float(np.mean([r["train"] for r in results])),
+        "valid": sum(r["valid"] * r["num_valid"] for r in results) / num_valid if num_valid else None,
+        "best_steps": [r["best_step"] for r in results],
+        "seconds": sum(r["seconds"] for r in results),
+    }
+
+
+class _Fold:
+    """One fold of a run: what the loop needs to know of data and model."""
+
+    def __init__(self, plan: Plan, store: Store, fold: int, num_folds: int, train_rows: np.ndarray,
+                 valid_rows: np.ndarray) -> None:
+        self.experiment, self.train = plan.experiment, plan.experiment.train
+        self.fold, self.valid_rows = fold, valid_rows
+        self.name = f"{plan.run_id} fold {fold + 1}/{num_folds}"
+        self.directory = plan.directory / f"fold_{fold}"
+        torch.set_num_threads(self.train.threads)
+        self.store = store.to(self.train.device)
+        torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
+        self.model = SpeakerModel(self.experiment, store.kind, store.dim, len(store.speakers)).to(self.train.device)
+        self.task = Classification(self.train.label_smoothing)
+        self.unit = store.hop_length if store.kind == "waveform" else 1
+        self.sampler = CropSampler(
+            train_rows, store.num_frames[train_rows], store.labels[train_rows], seed=self.experiment.seed, fold=fold,
+            crop_frames=self.train.crop_frames * self.unit, balanced=self.train.balanced)
+        augmentations = [build("augment", item) for item in self.experiment.augment]
+        self.waveform_augmentations = [a for a in augmentations if "waveform" in a.kinds]
+        self.frame_augmentations = [a for a in augmentations if "waveform" not in a.kinds]
+        check_kinds(self.waveform_augmentations, store.kind)
+        check_kinds(self.frame_augmentations, "logmel" if store.kind == "waveform" else store.kind)
+
+    def run(self, report: Report | None) -> None:
+        """Fit, then save model, logits and result, the result last."""
+        loop = Loop(
+            model=self.model, optim=self.experiment.optim, steps=self.train.steps, loss_of=self.loss_of,
+            directory=self.directory, seed=self.experiment.seed, fold=self.fold, device=self.train.device,
+            validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
+            description=self.name)
+        progress = loop.run()
+        started = time.monotonic()
+        save_model(self.directory / "model.pt", self.model, self.experiment, self.store.kind, self.store.dim,
+                   self.store.speakers)
+        for name, rows in (("valid", self.valid_rows), ("test", self.store.test_rows)):
+            logits = predict(self.model, self.store, rows, self.train, self.experiment.infer)
+            _save_logits(self.directory / f"{name}.npz", rows, logits)
+            if name == "valid":
+                valid = accuracy(logits, self.store.labels[rows]) if len(rows) else None
+        write_json(self.directory / "result.json", {
+            "params": num_parameters(self.model), "train": progress.log[-1].get("accuracy", float("nan")),
+            "valid": valid if len(self.valid_rows) else 0.0, "num_valid": len(self.valid_rows),
+            "best_step": progress.best_step or progress.step,
+            "seconds": round(progress.seconds + time.monotonic() - started, 2)})
+        for leftover in ("last.pt", "best.pt"):
+            (self.directory / leftover).unlink(missing_ok=True)
+
+    def loss_of(self, step: int) -> dict[str, Tensor]:
+        """Return loss and accuracy of the step's crops, augmented."""
+        size = self.train.batch_size
+        rows, starts = self.sampler.take(step * size, size)
+        batch = self.store.crops(rows, starts, self.train.crop_frames * self.unit).to(self.train.device)
+        generator = torch.Generator(self.train.device).manual_seed(step_seed(self.experiment.seed, self.fold, step))
+        inputs, lengths, labels = batch.inputs, batch.lengths, batch.labels
+        for augmentation in self.waveform_augmentations:
+            inputs, lengths = augmentation(inputs, lengths, generator)
+        frames, lengths = self.model.extract(inputs, lengths)
+        for augmentation in self.frame_augmentations:
+            frames, lengths = augmentation(frames, lengths, generator)
+        if hasattr(self.model.head, "set_progress"):
+            self.model.head.set_progress(step / self.train.steps)
+        if not self.train.mixup:
+            with autocast(self.train):
+                logits = self.model(frames, lengths, labels)
+            return {"loss": self.task.losses(logits, labels).mean(), "accuracy": self.task.accuracy(logits, labels)}
+        frames, other, share = mix_up(frames, self.train.mixup, generator)
+        with autocast(self.train):
+            embedding = self.model.embed(frames, lengths)
+            pair = [(self.model.head(embedding, target), target) for target in (labels, labels[other])]
+        losses = torch.stack([self.task.losses(logits, target) for logits, target in pair])
+        return {"loss": (share * losses[0] + (1 - share) * losses[1]).mean(),
+                "accuracy": self.task.accuracy(*pair[0])}
+
+    def validate(self, report: Report | None, step: int) -> dict[str, float]:
+        """Return loss and accuracy of the held-out utterances, whole and masked, as a submission sees them."""
+        logits = predict(self.model, self.store, self.valid_rows, self.train, self.experiment.infer)
+        labels = self.store.labels[self.valid_rows]
+        metric = accuracy(logits, labels)
+        if report:
+            report(self.fold, step, metric)
+        return {"valid_metric": metric, "valid_loss": cross_entropy(logits, labels)}
+
+
+def _save_logits(path: Path, rows: np.ndarray, logits: np.ndarray) -> None:
+    with atomic_open(path, "wb") as file:
+        np.savez(file, rows=rows, logits=logits)

@@ -1,0 +1,124 @@
+"""The loop: stopped and resumed equals never stopped, bit for bit; the best weights are a real copy."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from src.config import Optim
+from src.errors import RunError
+from src.loop import Loop, step_seed
+from src.optim import WeightAverage, learning_rate
+
+
+class Job:
+    """A small regression with dropout and batch norm, so that random numbers and buffers matter."""
+
+    def __init__(self, directory, steps=24, **settings):
+        torch.manual_seed(step_seed(7, 0, -1))
+        self.model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+        self.calls, self.stop_at, self.poison_at = [], None, None
+        self.metrics = {}
+        self.loop = Loop(model=self.model, optim=Optim(lr=1e-2, warmup_steps=3, ema_decay=0.9, grad_clip=1.0),
+                         steps=steps, loss_of=self.loss_of, directory=directory, seed=7, validate=self.validate,
+                         valid_every=6, select="best", **settings)
+
+    def loss_of(self, step):
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        generator = torch.Generator().manual_seed(step_seed(7, 0, step))
+        inputs = torch.randn(8, 5, generator=generator)
+        loss = F.cross_entropy(self.model(inputs), inputs[:, :3].argmax(1))
+        self.calls.append(step)
+        return {"loss": loss * (float("nan") if step == self.poison_at else 1.0)}
+
+    def validate(self, step):
+        inputs = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
+        metric = self.metrics.get(step, float((self.model(inputs).argmax(1) == inputs[:, :3].argmax(1)).float().mean()))
+        return {"valid_metric": metric}
+
+    def weights(self):
+        return torch.cat([value.flatten().double() for value in self.model.state_dict().values()])
+
+
+@pytest.mark.parametrize("stops", [(5,), (0, 6, 11, 12), (22, 23)])
+def test_stopped_and_resumed_equals_never_stopped(tmp_path, stops):
+    undisturbed = Job(tmp_path / "a")
+    log = undisturbed.loop.run().log
+    for stop in stops:
+        job = Job(tmp_path / "b")
+        job.stop_at = stop
+        if stop < 23:
+            with pytest.raises(KeyboardInterrupt):
+                job.loop.run()
+            assert job.calls[-1] == stop, "the step under way is finished, then the state is saved"
+        else:
+            job.loop.run()
+    job = Job(tmp_path / "b")
+    assert job.loop.run().log == log
+    assert torch.equal(job.weights(), undisturbed.weights())
+    assert (tmp_path / "a" / "log.csv").read_bytes() == (tmp_path / "b" / "log.csv").read_bytes()
+
+
+def test_a_kill_between_saves_loses_steps_but_changes_nothing(tmp_path):
+    undisturbed = Job(tmp_path / "a")
+    undisturbed.loop.run()
+    job = Job(tmp_path / "b")
+    job.poison_at = 15  # dies after the save at step 12
+    with pytest.raises(RunError, match="not finite"):
+        job.loop.run()
+    again = Job(tmp_path / "b")
+    again.loop.run()
+    assert again.calls[0] == 12
+    assert torch.equal(again.weights(), undisturbed.weights())
+
+
+def test_the_best_weights_are_a_copy_and_come_back(tmp_path):
+    job = Job(tmp_path)
+    job.metrics = {6: 0.1, 12: 0.9, 18: 0.2, 24: 0.3}
+    kept = {}
+    inner = job.validate
+
+    def validate(step):
+        kept[step] = job.weights()
+        return inner(step)
+
+    job.loop.validate = validate
+    progress = job.loop.run()
+    assert (progress.best_step, progress.best_metric) == (12, 0.9)
+    assert torch.equal(job.weights(), kept[12])
+    assert not torch.equal(kept[12], kept[24])
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_remedy(tmp_path):
+    job = Job(tmp_path)
+    job.poison_at = 2
+    with pytest.raises(RunError, match=r"not finite .* optim\.lr"):
+        job.loop.run()
+    assert not (tmp_path / "last.pt").exists(), "poisoned weights are never saved"
+
+
+def test_the_schedule_is_linear_then_cosine():
+    optim = Optim(lr=2.0, warmup_steps=10)
+    assert [learning_rate(step, 110, optim) for step in (0, 5, 10, 60)] == pytest.approx([0.0, 1.0, 2.0, 1.0])
+    assert learning_rate(109, 110, optim) < 0.001
+
+
+def test_the_weight_average_is_the_formula(tmp_path):
+    model = nn.Linear(2, 1)
+    average = WeightAverage(model, decay=0.5)
+    expected = model.weight.detach().clone()
+    for n in range(6):
+        with torch.no_grad():
+            model.weight.add_(torch.randn_like(model.weight))
+        average.update(model)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    now = model.weight.detach().clone()
+    average.swap(model)
+    torch.testing.assert_close(model.weight.detach(), expected)
+    average.swap(model)
+    assert torch.equal(model.weight.detach(), now)
