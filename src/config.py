@@ -202,7 +202,7 @@ def _replace(target: Any, keys: list[str], value: Any, dotted: str) -> Any:
         at = names.index(key)
         if not rest:
             return target[:at] + target[at + 1 :] if value in (False, None) else target
-        return target[:at] + (_replace(target[at], rest, value, dotted),) + target[at + 1 :]
+        return (*target[:at], _replace(target[at], rest, value, dotted), *target[at + 1 :])
     if not dataclasses.is_dataclass(target):
         raise SettingError(f"{dotted}: '{key}' is below a plain value")
     hints = typing.get_type_hints(type(target))
@@ -245,9 +245,8 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
-    elif hint is int or hint is str or hint is bool:
-        if type(value) is hint:
-            return value
+    elif hint in (int, str, bool) and type(value) is hint:
+        return value
     raise SettingError(f"{dotted}: {value!r} is not {_describe(hint)}")
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import InputError, RunError, SettingError
-from src.files import atomic_open, digest, read_json, write_json
+from src.errors import RunError, SettingError
+from src.files import digest, read_json, write_json
+from src.logits import accuracy, log_softmax, read_logits, save_logits
 
 VERSION = 1  # raise it when this stage's code changes what a blend computes
 CROSS_FIT_PARTS = 5
@@ -55,28 +56,27 @@ def blend(run_dirs: list[Path], labels: np.ndarray) -> Path:
         valid_rows, stacked = _common(fitted)
         truth = labels[valid_rows]
         for member, scores in zip(fitted, stacked):
-            print(f"  {member.run_id}: out-of-fold accuracy {_accuracy(scores, truth):.4f} of {len(truth)}")
+            print(f"  {member.run_id}: out-of-fold accuracy {accuracy(scores, truth):.4f} of {len(truth)}")
         share = np.ones(1)
         if len(fitted) > 1:
             share = fit_weights(stacked, truth)
             cross_fitted = cross_fitted_accuracy(stacked, truth)
             weights = _spread(members, fitted, share)
         valid = np.tensordot(share, stacked, 1)
-        accuracy = cross_fitted if cross_fitted is not None else _accuracy(valid, truth)
-        print(f"  blend of {len(members)}: out-of-fold accuracy {accuracy:.4f}"
+        blended = cross_fitted if cross_fitted is not None else accuracy(valid, truth)
+        print(f"  blend of {len(members)}: out-of-fold accuracy {blended:.4f}"
               + (" (cross-fitted)" if cross_fitted is not None else ""))
     test_rows, stacked_test = members[0].test_rows, np.stack([m.test for m in members])
     test = np.tensordot(weights, stacked_test, 1)
     directory.mkdir(parents=True, exist_ok=True)
     for name, rows, scores in (("valid", valid_rows, valid), ("test", test_rows, test)):
-        with atomic_open(directory / f"{name}.npz", "wb") as file:
-            np.savez(file, rows=rows, logits=scores.astype(np.float32))
+        save_logits(directory / f"{name}.npz", rows, scores)
     write_json(directory / "result.json", {
         "run_id": f"{run_dirs[0].parent.name}/{directory.name}",
         "digest": digest(sorted(m.result["digest"] for m in members)),
         "store": members[0].result["store"],
         "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
-        "valid": accuracy if fitted else None,
+        "valid": blended if fitted else None,
         "num_valid": len(valid_rows),
         "params": sum(m.result["params"] for m in members),
         "seconds": sum(m.result["seconds"] for m in members),
@@ -97,21 +97,6 @@ def read_member(run_dir: Path) -> Member:
     rows = np.concatenate(valid_rows)
     order = np.argsort(rows, kind="stable")
     return Member(result["run_id"], result, rows[order], np.concatenate(valid)[order], test_rows, np.mean(test, axis=0))
-
-
-def read_logits(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (N,) and logits (N, C) of a .npz of this project; raises InputError when it is torn."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return content["rows"], content["logits"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: unreadable logits ({error}); remove the run's folder and train it again") from error
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return log-posteriors (N, C) in float64."""
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True, initial=-np.inf)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
 def fit_weights(stacked: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -161,10 +146,6 @@ def _common(members: list[Member]) -> tuple[np.ndarray, np.ndarray]:
     if not len(rows):
         raise SettingError("the runs share no out-of-fold utterance; blend runs with the same folds")
     return rows, np.stack([m.valid[np.searchsorted(m.valid_rows, rows)] for m in members])
-
-
-def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    return float((scores.argmax(1) == labels).mean())
 
 
 def _read_result(run_dir: Path) -> dict[str, Any]:

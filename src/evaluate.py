@@ -61,12 +61,3 @@ def _with_crops(model: SpeakerModel, store: Store, rows: np.ndarray, whole: Tens
         total = total + F.log_softmax(torch.cat(parts), 1)
     return total / (1 + infer.crops)
 
-
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of labels (N,) that are the largest of logits (N, C); NaN for none."""
-    return float((logits.argmax(1) == labels).mean()) if len(labels) else float("nan")
-
-
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean negative log-posterior of labels (N,) in nats."""
-    return float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))) if len(labels) else float("nan")

@@ -8,6 +8,7 @@ import contextlib
 import csv
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from src.optim import WeightAverage, build_optimiser, learning_rate
 
 SAVE_EVERY_S = 60.0
 SHOW_EVERY_S = 0.5
+LOG_EVERY_S = 30.0  # between two lines of a progress bar that goes to a file
 
 
 @dataclass
@@ -105,7 +107,7 @@ class Loop:
         started = shown = saved = time.monotonic()
         with stop_signals() as stop_asked, tqdm(
                 total=self.steps, initial=progress.step, desc=self.description, unit="step", dynamic_ncols=True,
-                mininterval=SHOW_EVERY_S) as bar:
+                mininterval=SHOW_EVERY_S if sys.stderr.isatty() else LOG_EVERY_S) as bar:
             while progress.step < self.steps:
                 self._step(progress.step, optimiser, device_sums)
                 if average:
@@ -117,7 +119,8 @@ class Loop:
                 is_valid = is_last or (self.valid_every and progress.step % self.valid_every == 0)
                 if is_valid or stop_asked() or now - shown > SHOW_EVERY_S:
                     self._fetch(progress, device_sums)
-                    bar.set_postfix({k: f"{v / progress.num_summed:.3g}" for k, v in progress.sums.items()})
+                    shown_sums = {k: f"{v / progress.num_summed:.3g}" for k, v in progress.sums.items()}
+                    bar.set_postfix(shown_sums, refresh=False)
                     shown = now
                 if is_valid:
                     self._validate(progress, average)

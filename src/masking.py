@@ -64,3 +64,31 @@ def pad_sequence(items: list[Tensor]) -> tuple[Tensor, Tensor | None]:
     longest = int(lengths.max())
     padded = torch.stack([F.pad(item, (0, 0) * (item.dim() - 1) + (0, longest - len(item))) for item in items])
     return padded, None if bool((lengths == longest).all()) else lengths
+
+
+class MaskedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over maps (B, C, T, F) whose statistics leave padded frames out (Ioffe & Szegedy, 2015)."""
+
+    def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return normalised maps of the same shape; padded frames come out as any value."""
+        if not self.training or lengths is None:
+            return super().forward(maps)
+        mask = valid_mask(lengths, maps.shape[2])
+        frames = maps.permute(0, 2, 1, 3)
+        normed = torch.zeros_like(frames)
+        normed[mask] = super().forward(frames[mask].unsqueeze(3)).squeeze(3).to(frames.dtype)
+        return normed.permute(0, 2, 1, 3)
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group norm of one group over each item's valid frames (B, T, D) (Wu & He, 2018)."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__(1, num_channels)
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return normalised frames of the same shape; padded frames come out as any value."""
+        mean = masked_mean(frames.float(), lengths).mean(1)[:, None, None]
+        centred = frames - mean
+        variance = masked_mean(centred.square(), lengths).mean(1)[:, None, None]
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias

@@ -10,7 +10,7 @@ import ast
 import functools
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ SLOTS = {  # slot -> files that hold its parts, the dict at their foot
     "encoder": ("encoders/*.py", "ENCODERS"),
     "pooling": ("pooling.py", "POOLINGS"),
     "head": ("heads.py", "HEADS"),
-    "augment": ("augment.py", "AUGMENTATIONS"),
+    "augment": ("augment*.py", "AUGMENTATIONS"),
 }
 
 
@@ -64,14 +64,15 @@ def _read_class(classes: dict[str, ast.ClassDef], node: ast.ClassDef, module: st
     chain, current = [], node
     while current is not None:
         chain.append(current)
-        current = next((classes[base.id] for base in current.bases if isinstance(base, ast.Name) and base.id in classes), None)
+        bases = [base.id for base in current.bases if isinstance(base, ast.Name) and base.id in classes]
+        current = classes[bases[0]] if bases else None
     for current in chain:
         for item in current.body:
             if isinstance(item, ast.FunctionDef) and item.name == "__init__" and settings is None:
                 arguments = item.args
                 positional = arguments.args[len(arguments.args) - len(arguments.defaults) :]
                 pairs = [*zip(positional, arguments.defaults), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
-                settings = {argument.arg: ast.literal_eval(default) for argument, default in pairs if default is not None}
+                settings = {argument.arg: ast.literal_eval(value) for argument, value in pairs if value is not None}
             if isinstance(item, ast.Assign) and getattr(item.targets[0], "id", None) in ("takes", "kinds"):
                 attributes.setdefault(item.targets[0].id, ast.literal_eval(item.value))
     return Registered(module, node.name, settings or {}, attributes.get("takes"), tuple(attributes.get("kinds", ())))
@@ -111,8 +112,6 @@ def _fit(default: Any, value: Any, dotted: str) -> Any:
 
 def complete_experiment(experiment: Experiment) -> Experiment:
     """Return `experiment` with every part checked and its settings spelled out."""
-    from dataclasses import replace
-
     return replace(
         experiment,
         encoder=complete("encoder", experiment.encoder),

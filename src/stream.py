@@ -6,6 +6,7 @@ This is the only file that knows all stages; the stages themselves meet through 
 import argparse
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.errors import RunError, SettingError
 from src.files import lock, read_json
+from src.ledger_row import make_row
 from src.parts import complete_experiment
 from src.plan import Plan, find_run, make_plan
 from src.preprocess import find_store
@@ -131,10 +133,21 @@ def _train(competition: Competition, store_dir: Path, experiment: Experiment,
 
 def _record(plan: Plan, experiment: Experiment, result: dict[str, Any], options: argparse.Namespace) -> None:
     """Append the run's row unless it stands there already."""
-    if ledger.contains(plan.run_id, result.get("finished", "")):
+    if "finished" in result and ledger.contains(plan.digest, result["finished"]):
         return
-    ledger.append(ledger.make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id,
-                                  digest=plan.digest, result=result, command=command(options)))
+    parent = _parent(experiment, options)
+    ledger.append(make_row(
+        plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest, result=result,
+        parent=make_plan(plan.competition, plan.store_dir, parent).experiment if parent else None,
+        command=command(options)))
+
+
+def _parent(experiment: Experiment, options: argparse.Namespace) -> Experiment | None:
+    """Return what the experiment is a change of: the named one where --set changed it, else that one's parent."""
+    named = experiments.get(options.experiment)
+    if replace(experiment, seed=named.seed) != named and not options.smoke:
+        return named
+    return experiments.get(named.parent) if named.parent in experiments.names() else None
 
 
 def command(options: argparse.Namespace) -> str:

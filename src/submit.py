@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from src.competition import Competition
-from src.ensemble import read_logits
 from src.errors import InputError, RunError
 from src.files import atomic_open
+from src.logits import read_logits
 from src.workspace import submissions_dir
 
 HEADER = ["Id", "Category"]

@@ -7,7 +7,6 @@ result.json) and result.json when all folds are done. What is finished is never 
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ from torch import Tensor
 
 from src.augment import check_kinds
 from src.config import to_json
-from src.evaluate import accuracy, autocast, cross_entropy, predict
-from src.files import atomic_open, lock, read_json, write_json
+from src.evaluate import autocast, predict
+from src.files import lock, read_json, write_json
+from src.ledger_row import timestamp
+from src.logits import accuracy, cross_entropy, save_logits
 from src.loop import Loop, step_seed
 from src.model import SpeakerModel, num_parameters, save_model
 from src.parts import build
@@ -68,6 +69,7 @@ def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[
         "valid": sum(r["valid"] * r["num_valid"] for r in results) / num_valid if num_valid else None,
         "best_steps": [r["best_step"] for r in results],
         "seconds": sum(r["seconds"] for r in results),
+        "finished": timestamp(),
     }
 
 
@@ -108,7 +110,7 @@ class _Fold:
                    self.store.speakers)
         for name, rows in (("valid", self.valid_rows), ("test", self.store.test_rows)):
             logits = predict(self.model, self.store, rows, self.train, self.experiment.infer)
-            _save_logits(self.directory / f"{name}.npz", rows, logits)
+            save_logits(self.directory / f"{name}.npz", rows, logits)
             if name == "valid":
                 valid = accuracy(logits, self.store.labels[rows]) if len(rows) else None
         write_json(self.directory / "result.json", {
@@ -154,7 +156,3 @@ class _Fold:
             report(self.fold, step, metric)
         return {"valid_metric": metric, "valid_loss": cross_entropy(logits, labels)}
 
-
-def _save_logits(path: Path, rows: np.ndarray, logits: np.ndarray) -> None:
-    with atomic_open(path, "wb") as file:
-        np.savez(file, rows=rows, logits=logits)

@@ -81,5 +81,5 @@ def test_a_waveform_encoder_refuses_a_store_without_waveforms(monkeypatch):
     from src.parts import lookup
 
     monkeypatch.setattr(module, "lookup", lambda slot, name: replace(lookup(slot, name), takes="waveform"))
-    with pytest.raises(SettingError, match="features.store=waveform"):
+    with pytest.raises(SettingError, match=r"features\.store=waveform"):
         adapt(experiments.get("course"), DATA)

@@ -1,0 +1,274 @@
+"""The ledger, ablations.csv: one row a run, written by this file alone.
+
+In: the row of a run that ended (`src.ledger_row`), failed runs too, and later its scores on the leaderboard. Out: a
+line that says what changed, what it gave and which command gives it again; `ledger_table` and `ledger_plot` show them.
+A writer holds a lock and first reads the whole file strictly, so that neither two processes nor a hand edit lose a row.
+Rows taken from a publication have the source "published" and never enter our means.
+"""
+
+import csv
+import io
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.errors import InputError, RunError, SettingError, nearest
+from src.files import atomic_open, lock
+from src.ledger_row import COLUMNS, problem_of, to_cell
+from src.workspace import ledger_path
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from contextlib import AbstractContextManager
+
+
+def append(row: Mapping[str, Any], path: Path | None = None) -> None:
+    """Append a row (column: value; None and non-finite numbers stay empty), on disk when this returns.
+
+    Raises SettingError for an unknown column or a value that does not fit, InputError when the file as it stands is
+    not whole (it stays as it is), RunError when the row could not be written (the file stays as it was).
+    """
+    path = Path(path or ledger_path())
+    for key in row:
+        if key not in COLUMNS:
+            raise SettingError(f"ledger: unknown column '{key}'{nearest(key, COLUMNS)}")
+    cells = [to_cell(column, row.get(column)) for column in COLUMNS]
+    if problem := problem_of(cells):
+        raise SettingError(f"ledger: {problem}")
+    line = _line(cells)
+    with _locked(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            data = path.read_bytes()
+            _parse(data, path)
+            content = line if data else _line(COLUMNS) + line
+            try:
+                if os.write(file, content) != len(content):
+                    raise OSError("the disk is full")
+                os.fsync(file)
+            except OSError as error:
+                os.ftruncate(file, len(data))
+                raise RunError(f"{path}: the row of {row.get('run_id') or 'a run'} could not be written ({error}); "
+                               "make room and run the same command again") from error
+        finally:
+            os.close(file)
+
+
+def read(path: Path | None = None) -> list[dict[str, str]]:
+    """Return the rows, oldest first, cells as text; none where there is no file. Raises InputError as `append` does."""
+    path = Path(path or ledger_path())
+    if not path.exists():
+        return []
+    try:
+        parsed = _parse(path.read_bytes(), path)
+    except InputError:  # it may have been read in the middle of another process's write
+        with _locked(path):
+            parsed = _parse(path.read_bytes(), path)
+    return [row for _, row in parsed]
+
+
+def contains(digest: str, date: str, path: Path | None = None) -> bool:
+    """Return whether the run of this digest that finished at `date` stands in the ledger.
+
+    The same settings run again elsewhere, or after their run was removed, are another row.
+    """
+    return any((row["digest"], row["date"]) == (digest, date) and row["status"] == "ok" for row in read(path))
+
+
+def find(run_id_prefix: str, rows: list[dict[str, str]]) -> int:
+    """Return the index of the newest finished row of ours whose run id starts so; SettingError for none or several."""
+    ids = {row["run_id"]: at for at, row in enumerate(rows) if row["source"] == "ours" and row["status"] == "ok"}
+    matches = [run_id for run_id in ids if run_id and run_id.startswith(run_id_prefix)]
+    if run_id_prefix in ids:
+        matches = [run_id_prefix]
+    if len(matches) != 1:
+        said = "several runs start with" if matches else "no finished run starts with"
+        raise SettingError(f"ledger: {said} '{run_id_prefix}'" + (
+            f": {', '.join(sorted(matches)[:10])}" if matches else nearest(run_id_prefix, filter(None, ids))))
+    return ids[matches[0]]
+
+
+def score(
+    run_id_prefix: str,
+    public: float | None = None,
+    private: float | None = None,
+    kind: str = "kaggle",
+    path: Path | None = None,
+    replace: bool = False,
+) -> dict[str, str]:
+    """Fill the scores of a run that stands in the ledger, and return its row; no other byte changes.
+
+    A score that is there and differs is kept, and SettingError raised, unless `replace` is given.
+    """
+    path = Path(path or ledger_path())
+    given = {column: to_cell(column, value) for column, value in (("public", public), ("private", private))
+             if value is not None}
+    if not given or "" in given.values():
+        raise SettingError("ledger score: give --public, --private or both, as finite numbers such as 0.87150")
+    with _locked(path):
+        parsed = _parse(path.read_bytes(), path) if path.exists() else []
+        at = find(run_id_prefix, [row for _, row in parsed])
+        old = parsed[at][1]
+        if not replace:
+            for column, new in given.items():
+                if old[column] and float(old[column]) != float(new):
+                    raise SettingError(f"ledger: {old['run_id']} has the {old['score_kind']} {column} score "
+                                       f"{old[column]}, not {new}; add --replace if the new one is right")
+            if old["score_kind"] not in ("", kind):
+                raise SettingError(f"ledger: {old['run_id']} has a {old['score_kind']} score, not a {kind} one; "
+                                   "add --replace to put the new one in its place")
+        if old["score_kind"] != kind:
+            given = {"public": "", "private": "", **given}  # no half of one kind beside a half of another
+        row = {**old, **given, "score_kind": kind}
+        if problem := problem_of([*row.values()]):
+            raise SettingError(f"ledger: {problem}")
+        if row != old:
+            records = [record for record, _ in parsed]
+            records[at] = _line(row.values())
+            with atomic_open(path, "wb") as file:
+                file.write(_line(COLUMNS) + b"".join(records))
+    return row
+
+
+def sync(competition: str, path: Path | None = None) -> int:
+    """Fill the scores that Kaggle lists for our runs, say what was filled and what not, and return the number filled.
+
+    competition: its name on kaggle.com. A submission belongs to the run whose id stands in its description.
+    """
+    from src import kaggle
+
+    rows = read(path)
+    ids = sorted({row["run_id"] for row in rows if row["run_id"] and row["source"] == "ours" and row["status"] == "ok"},
+                 key=len, reverse=True)
+    said: dict[str, list[str]] = {"filled": [], "unchanged": [], "pending": [], "failed": [], "kept": [], "unknown": []}
+    done = set()
+    for submission in kaggle.submissions(competition):  # newest first: the newest score of a run counts
+        run_id = next((i for i in ids if _names(submission.description, i)), "")
+        shown = run_id or f"{submission.file_name} of {submission.date[:16]} ('{submission.description}')"
+        if not run_id:
+            said["unknown"].append(shown)
+        elif run_id in done:
+            continue
+        elif submission.status == "error":
+            said["failed"].append(shown)
+        elif submission.status != "complete" or (submission.public is None and submission.private is None):
+            said["pending"].append(shown)
+        else:
+            done.add(run_id)
+            try:
+                row = score(run_id, submission.public, submission.private, "kaggle", path)
+            except SettingError as error:
+                said["kept"].append(str(error))
+                continue
+            scores = f"{shown}: public {row['public'] or '-'}, private {row['private'] or '-'}"
+            said["unchanged" if row in rows else "filled"].append(scores)
+    titles = {"filled": "filled", "unchanged": "already there", "pending": "no score yet",
+              "failed": "refused by Kaggle", "kept": "not filled", "unknown": "not from a run in this ledger"}
+    for key, lines in said.items():
+        print(f"{titles[key]}: {len(lines)}", *lines, sep="\n  ")
+    return len(said["filled"])
+
+
+def _names(description: str, run_id: str) -> bool:
+    """Return whether a description holds this run id, and not merely one that contains it."""
+    return re.search(rf"(?<![\w/.-]){re.escape(run_id)}(?![\w-])", description) is not None
+
+
+def _locked(path: Path) -> "AbstractContextManager[None]":
+    return lock(path.with_name(f".{path.name}.lock"))
+
+
+def _line(cells: Iterable[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _parse(data: bytes, path: Path) -> list[tuple[bytes, dict[str, str]]]:
+    """Return each row's bytes and cells; raises InputError naming the first line that is not as this file writes it."""
+    records, rest, line = [], b"", 1  # a newline inside quotes does not end a record
+    for number, piece in enumerate(io.BytesIO(data), start=1):
+        line = line if rest else number
+        rest += piece
+        if piece.endswith(b"\n") and rest.count(b'"') % 2 == 0:
+            records.append((line, rest))
+            rest = b""
+    remedy = f"Nothing was changed. See `git diff {path.name}`, mend the line, or restore the file with " \
+             f"`git checkout {path.name}` (that drops rows that are not committed)"
+    for number, record in records:
+        if b"\r" in record:
+            raise InputError(f"{path}, line {number}: a carriage return, so another program saved it. {remedy}")
+    if records and records[0][1] != _line(COLUMNS):
+        raise InputError(f"{path}, line 1: the header is not the one that this version writes, {','.join(COLUMNS)}. "
+                         f"{remedy}")
+    rows = []
+    for number, record in records[1:]:
+        try:
+            cells = next(csv.reader(io.StringIO(record.decode(), newline=""), strict=True))
+            problem = problem_of(cells)
+        except (csv.Error, UnicodeDecodeError) as error:
+            problem = f"not a line of UTF-8 CSV ({error})"
+        if problem:
+            raise InputError(f"{path}, line {number}: {problem}; edited by hand? {remedy}")
+        rows.append((record, dict(zip(COLUMNS, cells))))
+    start = len(data) - len(rest)
+    truncate = f"`truncate -s {start} {shlex.quote(str(path))}`"
+    if b"\n" in rest:
+        raise InputError(f"{path}, line {line}: a quote is opened here and never closed, up to the file's end at byte "
+                         f"{len(data)}. If all that is one row that a kill cut off, {truncate} deletes it; if other "
+                         f"rows follow it, close the quote. {remedy}")
+    if rest:
+        raise InputError(
+            f"{path}, line {line}: torn: bytes {start} to {len(data)} ({rest[:40].decode(errors='replace')!r}…) do not "
+            f"end in a newline; a write was cut off. Nothing was changed, and the {len(rows)} rows before are whole. "
+            f"Delete the torn line with {truncate}; its run's command, run again, appends the row")
+    return rows
+
+
+def add_arguments(parser: "ArgumentParser") -> None:
+    """Add the arguments of `python -m src ledger`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="table|plot|score|sync")
+    table = actions.add_parser("table", help="print the ablation table, means and deviations over seeds")
+    table.add_argument("--competition", default="", help="only this one")
+    table.add_argument("--format", choices=("text", "markdown"), default="text")
+    table.add_argument("--write", metavar="README.md", type=Path, help="put it between this file's markers")
+    plot = actions.add_parser("plot", help="draw accuracy against time or parameters")
+    plot.add_argument("--out", metavar="FILE.png", type=Path, default=Path("ablations.png"))
+    plot.add_argument("--against", choices=("seconds", "params"), default="seconds")
+    plot.add_argument("--competition", default="", help="only this one")
+    fill = actions.add_parser("score", help="fill in the leaderboard's scores of a run")
+    fill.add_argument("run_id", help="<competition>/<experiment>-<digest8>, or a prefix that only one run has")
+    fill.add_argument("--public", type=float)
+    fill.add_argument("--private", type=float)
+    fill.add_argument("--kind", choices=("kaggle", "local"), default="kaggle")
+    fill.add_argument("--replace", action="store_true", help="overwrite a score that differs")
+    sync_parser = actions.add_parser("sync", help="fill in the scores of all submissions, by the kaggle tool")
+    sync_parser.add_argument("kaggle_competition", help="its name on kaggle.com")
+
+
+def main(args: "Namespace") -> None:
+    """Run one action of `python -m src ledger`."""
+    if args.action == "score":
+        row = score(args.run_id, args.public, args.private, args.kind, replace=args.replace)
+        print(f"{row['run_id']}: public {row['public'] or '-'}, private {row['private'] or '-'} ({row['score_kind']})")
+    elif args.action == "sync":
+        sync(args.kaggle_competition)
+    else:
+        rows = [row for row in read() if args.competition in ("", row["competition"])]
+        if args.action == "plot":
+            from src.ledger_plot import plot
+
+            plot(args.out, rows, args.against)
+            print(args.out)
+        elif args.write:
+            from src.ledger_table import write_into
+
+            write_into(args.write, rows)
+            print(args.write)
+        else:
+            from src.ledger_table import table
+
+            print(table(rows, args.format), end="")

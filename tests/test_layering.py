@@ -1,0 +1,91 @@
+"""The picture of the house, held against the code: imports run one way, and start-up imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src"
+MODULES = {".".join(p.relative_to(SRC).with_suffix("").parts): p for p in SRC.rglob("*.py") if p.name != "__init__.py"}
+FOUNDATION = {"errors", "files", "workspace", "config", "batch"}
+PARTS = {name for name in MODULES if name.startswith("encoders.")} | {"pooling", "heads"}
+STAGES = {"preprocess", "train", "ensemble", "submit"}
+HEAVY = {"torch", "torchaudio", "pandas", "sklearn", "scipy", "matplotlib", "optuna", "soundfile"}
+
+
+def imports(name, top_only=False):
+    """Return the modules of ours and the packages that a module imports."""
+    tree = ast.parse(MODULES[name].read_text())
+    nodes = tree.body if top_only else list(ast.walk(tree))
+    ours, packages = set(), set()
+    for node in nodes:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"src.{alias.name}" for alias in node.names] if node.module == "src" else [node.module]
+        for full in names:
+            (ours if full.startswith("src.") else packages).add(
+                full.removeprefix("src.") if full.startswith("src.") else full.split(".")[0])
+    return ours & set(MODULES), packages
+
+
+def test_no_import_goes_in_a_circle():
+    seen, stack = set(), []
+
+    def visit(name):
+        assert name not in stack, f"circle: {' -> '.join([*stack, name])}"
+        if name not in seen:
+            stack.append(name)
+            for other in sorted(imports(name)[0]):
+                visit(other)
+            stack.pop()
+            seen.add(name)
+
+    for name in MODULES:
+        visit(name)
+
+
+def test_parts_import_torch_and_masking_and_nothing_else_of_ours():
+    for name in PARTS:
+        siblings = {other for other in imports(name)[0] if other.startswith("encoders.")}
+        assert imports(name)[0] - siblings <= {"masking"}, name
+
+
+def test_stages_do_not_import_one_another():
+    for name in STAGES:
+        assert not imports(name)[0] & (STAGES - {name}), name
+
+
+def test_the_foundation_knows_nobody_above_it():
+    for name in FOUNDATION:
+        assert imports(name, top_only=True)[0] <= FOUNDATION, name
+
+
+def test_only_the_kaggle_module_calls_the_kaggle_tool():
+    for name, path in MODULES.items():
+        if name != "kaggle":
+            assert '"kaggle", "competitions"' not in path.read_text(), name
+
+
+@pytest.mark.parametrize("stage", [None, "run", "preprocess", "train", "ensemble", "submit", "ledger"])
+def test_help_is_quick_and_imports_nothing_heavy(stage):
+    code = ("import sys\nfrom src.__main__ import main\n"
+            f"try: main({[stage, '--help'] if stage else ['--help']!r})\nexcept SystemExit: pass\n"
+            f"print(sorted(set(sys.modules) & {HEAVY!r}))")
+    command = [sys.executable, "-c", code]
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        output = subprocess.run(command, capture_output=True, text=True, cwd=SRC.parent, check=True).stdout
+        took.append(time.perf_counter() - started)
+    assert output.strip().endswith("[]"), output
+    assert min(took) < 0.5, took
+
+
+def test_every_module_says_what_it_is():
+    for name, path in MODULES.items():
+        assert ast.get_docstring(ast.parse(path.read_text())), name

@@ -1,0 +1,62 @@
+"""Submissions: ids, order and classes checked against the competition; scores by hand."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.competition import Competition, Utterance
+from src.errors import InputError, RunError
+from src.logits import save_logits
+from src.submit import local_score, write_submission
+
+
+@pytest.fixture
+def competition(tmp_path):
+    ids = ["b,1", 'a"2', "ü3"]
+    utterances = [Utterance("t", "t", "train", "x"), *(Utterance(i, i, "test", "") for i in ids)]
+    directory = tmp_path / "toy"
+    directory.mkdir()
+    solution = directory / "solution.csv"
+    with open(solution, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["Id", "Category", "Usage"], ["b,1", "x", "Public"], ['a"2', "y", "Public"],
+                                    ["ü3", "x", "Private"]])
+    return Competition(name="toy", directory=directory, kind="audio", feature_kind="waveform", feature_dim=None,
+                       speakers=("x", "y"), utterances=utterances, has_test=True, solution_path=solution)
+
+
+def write(competition, tmp_path, rows, logits, utt_ids):
+    save_logits(tmp_path / "blend" / "test.npz", np.array(rows), np.float32(logits))
+    return write_submission(competition, utt_ids, tmp_path / "blend", tmp_path / "out.csv", "name")
+
+
+def test_rows_follow_the_competition_whatever_the_store_order(competition, tmp_path, workspace):
+    kept = write(competition, tmp_path, [3, 1, 2], [[0, 9], [9, 0], [5, 1]], ["t", "b,1", 'a"2', "ü3"])
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["Id", "Category"], ["b,1", "x"], ['a"2', "x"], ["ü3", "y"]]
+    assert Path(kept).read_bytes() == (tmp_path / "out.csv").read_bytes()
+    assert kept.is_relative_to(workspace)
+    score = local_score(competition, tmp_path / "out.csv")
+    assert (score.public, score.private, score.num_right, score.num_total) == (0.5, 0.0, 1, 3)
+
+
+@pytest.mark.parametrize(("rows", "logits"), [
+    ([1, 2], [[0, 1], [0, 1]]),  # one missing
+    ([1, 2, 2], [[0, 1]] * 3),  # one twice
+    ([1, 2, 3], [[0, 1, 2]] * 3),  # a class too many
+    ([1, 2, 3], [[0, np.nan]] * 3),
+])
+def test_what_does_not_match_the_competition_is_refused_and_nothing_is_written(competition, tmp_path, workspace, rows,
+                                                                               logits):
+    with pytest.raises(RunError):
+        write(competition, tmp_path, rows, logits, ["t", "b,1", 'a"2', "ü3"])
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_solution_with_a_foreign_id_is_an_error(competition, tmp_path, workspace):
+    write(competition, tmp_path, [1, 2, 3], [[0, 1]] * 3, ["t", "b,1", 'a"2', "ü3"])
+    with open(competition.solution_path, "a", encoding="utf-8") as file:
+        file.write("other,x,Public\n")
+    with pytest.raises(InputError, match="other"):
+        local_score(competition, tmp_path / "out.csv")
