@@ -1,69 +1,73 @@
 """`python -m src STAGE …`: argument parsing only; each stage is imported when it is called."""
 
 import argparse
+import importlib
 import sys
 
 from src.errors import SpeakerIDError
 
-EPILOG = "Without a stage: `run`, every stage in order. A run is named <competition>/<experiment>-<digest8>; a unique "\
-         "prefix will do."
+STREAM = {  # stages of the stream, functions of src.stream
+    "run": "run every stage that is not done yet and write submission.csv",
+    "preprocess": "stage 1: competition to memory-mapped store",
+    "train": "stage 2: store to fitted folds, out-of-fold and test logits",
+    "ensemble": "stage 3: blend finished runs, weights fitted on out-of-fold logits",
+    "submit": "stage 4: write the submission of a run or blend",
+}
+BESIDE = {  # stages beside it: module with add_arguments and main
+    "ablate": ("src.ablate", "a ladder of experiments, one technique a rung, at equal steps"),
+    "ledger": ("src.ledger", "the ablation ledger: table, plot, scores"),
+}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all stages."""
-    top = argparse.ArgumentParser(prog="python -m src", description="Who speaks? From a folder of utterances to "
-                                  "submission.csv.", epilog=EPILOG)
+def parser(stage: str) -> argparse.ArgumentParser:
+    """Return the parser of all stages, with the arguments of `stage`."""
+    top = argparse.ArgumentParser(
+        prog="run.sh", description="Who speaks? From a folder of utterances to submission.csv.",
+        epilog="A run is named <competition>/<experiment>-<digest8>; a unique prefix will do.")
     top.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     stages = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
-
-    def stage(name: str, about: str) -> argparse.ArgumentParser:
-        return stages.add_parser(name, help=about, description=about)
-
-    for name, about in (("run", "run every stage that is not done yet and write submission.csv"),
-                        ("preprocess", "stage 1: competition to memory-mapped store"),
-                        ("train", "stage 2: store to fitted folds, out-of-fold and test logits")):
-        one = stage(name, about)
-        _add_setting(one)
-        if name == "run":
-            one.add_argument("--out", metavar="FILE", help="where to write the submission (default: submission.csv)")
-    one = stage("ensemble", "stage 3: blend finished runs, weights fitted on out-of-fold logits")
-    one.add_argument("runs", nargs="+", metavar="RUN", help="a run, or a unique prefix of its name")
-    one = stage("submit", "stage 4: write the submission of a run or blend")
-    one.add_argument("run", metavar="RUN", help="a run or blend, or a unique prefix of its name")
-    one.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR", help="the competition")
-    one.add_argument("--out", metavar="FILE", help="where to write the submission (default: submission.csv)")
-    one.add_argument("--name", help="name of the copy under submissions/<competition>/")
-    one.add_argument("--kaggle", metavar="COMPETITION", help="also submit it through the kaggle CLI")
-    one = stage("ledger", "the ablation ledger: table, plot, scores")
-    from src.ledger import add_arguments
-
-    add_arguments(one)
+    for name, about in (STREAM | {name: about for name, (_, about) in BESIDE.items()}).items():
+        one = stages.add_parser(name, help=about, description=about)
+        if name != stage:
+            continue
+        if name in BESIDE:
+            importlib.import_module(BESIDE[name][0]).add_arguments(one)
+        else:
+            _add_stream_arguments(one, name)
     return top
 
 
-def _add_setting(one: argparse.ArgumentParser) -> None:
+def _add_stream_arguments(one: argparse.ArgumentParser, stage: str) -> None:
+    if stage == "ensemble":
+        one.add_argument("runs", nargs="+", metavar="RUN", help="a run, or a unique prefix of its name")
+        return
+    if stage == "submit":
+        one.add_argument("run", metavar="RUN", help="a run or blend, or a unique prefix of its name")
+        one.add_argument("--name", help="name of the copy under submissions/<competition>/")
+        one.add_argument("--kaggle", metavar="COMPETITION", help="also submit it through the kaggle CLI")
     one.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR",
                      help="a competition under data/, or any folder (default: %(default)s)")
-    one.add_argument("--experiment", default="default", metavar="NAME",
-                     help="an experiment's name or a promoted .json file (default: %(default)s)")
-    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                     help="replace a setting, such as optim.lr=3e-4; may be repeated")
-    one.add_argument("--smoke", action="store_true",
-                     help="cut to a minute or two, in a workspace of its own (data/smoke)")
+    if stage in ("run", "submit"):
+        one.add_argument("--out", metavar="FILE", help="where to write the submission (default: submission.csv)")
+    if stage != "submit":
+        one.add_argument("--experiment", default="default", metavar="NAME",
+                         help="an experiment's name or a promoted .json file (default: %(default)s)")
+        one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                         help="replace a setting, such as optim.lr=3e-4; may be repeated")
+        one.add_argument("--smoke", action="store_true",
+                         help="cut to a minute or two, in a workspace of its own (data/smoke)")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage and return the exit code: 0 done, 1-4 an expected error, 130 interrupted."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    stage = next((word for word in arguments if not word.startswith("-")), "")
+    options = parser(stage).parse_args(arguments)
     try:
-        if options.stage == "ledger":
-            from src import ledger
-
-            ledger.main(options)
+        if stage in BESIDE:
+            importlib.import_module(BESIDE[stage][0]).main(options)
         else:
-            from src import stream
-
-            getattr(stream, options.stage)(options)
+            getattr(importlib.import_module("src.stream"), stage)(options)
     except SpeakerIDError as error:
         if options.verbose:
             raise

@@ -1,7 +1,7 @@
 """What another session is drawn from: random microphones, noises, channels, and how powers add in a mel band.
 
-Shared by the augmentations of log-mels (augment_session.py) and of waveforms (augment_waveform.py). Every draw comes
-from a `torch.Generator` and lands on its device; curves are natural-log power gains at given frequencies.
+Shared by augment.py and its siblings. Every draw comes from a `torch.Generator` and lands on its device; curves are
+natural-log power gains at given frequencies.
 """
 
 import functools
@@ -12,7 +12,6 @@ import torchaudio
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from src.errors import SettingError
 from src.masking import masked_mean
 
 SAMPLE_RATE, HOP_S, N_FFT, F_MIN, POWER_FLOOR = 16000, 0.01, 400, 50.0, 1e-9  # of the stored log-mels
@@ -23,8 +22,6 @@ TINY = 1e-30  # keeps a quotient of silent items finite
 
 def uniform(generator: Generator, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
     """Return draws between `low` and `high` on the generator's device."""
-    if low > high:
-        raise SettingError(f"augment: a range from {low} to {high} runs backwards; give the smaller value as min")
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 

@@ -11,9 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from src.config import Experiment, override
+from src.config import Experiment, override, part
 from src.errors import SettingError
 from src.parts import complete_experiment, lookup
+
+AUTO_AUGMENT = {  # another session of the same speaker, as far as the kind of feature lets it be imitated
+    "logmel": (part("session"), part("spec_augment", freq_masks=1, freq_width=6, time_masks=1, prob=0.5)),
+    "cepstra": (part("jitter", std=0.1),),
+    "waveform": (part("waveform_session"),),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
 
     Raises SettingError for an unknown part or setting and for a combination that cannot work.
     """
+    if experiment.augment == "auto":
+        experiment = override(experiment, {"augment": AUTO_AUGMENT[data.kind]})
     experiment = complete_experiment(experiment)
     takes = lookup("encoder", experiment.encoder.name).takes
     if takes == "waveform" and data.kind != "waveform":

@@ -3,8 +3,8 @@
 Called by the training loop after the store and before the model, on the batch's own device. An augmentation is called
 as `augmentation(inputs, lengths, generator)` and returns altered inputs with the same shape and lengths: it draws from
 the given `torch.Generator` alone, alters each item with chance `prob`, and leaves padding as it is. Nothing waits for
-the device and nothing loops over items. Rooms, noise and channels are in augment_session.py, those of waveforms in
-augment_waveform.py.
+the device and nothing loops over items. Rooms, noise and channels are in augment_session.py; waveforms have
+augment_waveform.py and augment_waveform_session.py.
 """
 
 import math
@@ -27,9 +27,12 @@ class Augmentation:
 
     kinds: tuple[str, ...] = ()  # what it fits: "logmel", "cepstra", "waveform"
 
-    def __init__(self, prob: float) -> None:
+    def __init__(self, prob: float, *ranges: tuple[float, float]) -> None:
         if not 0.0 <= prob <= 1.0:
             raise ValueError(f"prob = {prob} is not a chance between 0 and 1")
+        for low, high in ranges:
+            if low > high:
+                raise ValueError(f"the range from {low} to {high} runs backwards; give the smaller value as min")
         self.prob = prob
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None, generator: Generator) -> tuple[Tensor, Tensor | None]:
@@ -190,7 +193,7 @@ class Level(Augmentation):
     kinds = ("logmel",)
 
     def __init__(self, min_db: float = -10.0, max_db: float = 6.0, prob: float = 1.0) -> None:
-        super().__init__(prob)
+        super().__init__(prob, (min_db, max_db))
         self.min_db, self.max_db = min_db, max_db
 
     def alter(self, inputs: Tensor, lengths: Tensor | None, generator: Generator) -> Tensor:

@@ -57,6 +57,8 @@ class RandomEqualiser(PowerAugmentation):
         self, curve_db: float = 2.5, num_bells: int = 2, bell_db: float = 6.0, max_db: float = 15.0, prob: float = 1.0
     ) -> None:
         super().__init__(prob)
+        if max_db <= 0:
+            raise ValueError(f"max_db = {max_db} is not above 0")
         self.settings = curve_db, num_bells, bell_db, max_db
 
     def alter_power(self, power: Tensor, lengths: Tensor | None, generator: Generator) -> Tensor:
@@ -83,7 +85,7 @@ class Noise(PowerAugmentation):
         curve_db: float = 2.0,
         prob: float = 1.0,
     ) -> None:
-        super().__init__(prob)
+        super().__init__(prob, (snr_min_db, snr_max_db), (slope_min_db, slope_max_db))
         self.snr_min_db, self.snr_max_db = snr_min_db, snr_max_db
         self.colour = slope_min_db, slope_max_db, curve_db
 
@@ -107,7 +109,7 @@ class Babble(PowerAugmentation):
     def __init__(
         self, snr_min_db: float = 5.0, snr_max_db: float = 20.0, num_talkers: int = 4, prob: float = 1.0
     ) -> None:
-        super().__init__(prob)
+        super().__init__(prob, (snr_min_db, snr_max_db))
         if num_talkers < 1:
             raise ValueError(f"num_talkers = {num_talkers} is less than one")
         self.snr_min_db, self.snr_max_db, self.num_talkers = snr_min_db, snr_max_db, num_talkers
@@ -145,7 +147,7 @@ class Reverberation(PowerAugmentation):
         damping: float = 0.5,
         prob: float = 1.0,
     ) -> None:
-        super().__init__(prob)
+        super().__init__(prob, (rt60_min_s, rt60_max_s), (drr_min_db, drr_max_db))
         if rt60_min_s <= 0 or not 0.0 <= damping < 1.0:
             raise ValueError(f"rt60_min_s = {rt60_min_s} must be above 0, damping = {damping} from 0 to below 1")
         self.rt60_min_s, self.rt60_max_s = rt60_min_s, rt60_max_s
@@ -179,7 +181,7 @@ class BandLimit(PowerAugmentation):
     telephone_share: chance of a telephone (200-400 to 3000-3700 Hz at random slopes) instead of a low-pass.
     cut_min_hz, cut_max_hz: range of the low-pass.
     floor_min_db, floor_max_db: range of what is left in removed bands (window leakage, coding noise), relative to the
-        loudest band of the loudest frame; where a frame's loudest band falls by 10 dB, it falls by 7, as measured on
+        loudest band of the loudest frame; where a frame's loudest band falls by 10 dB, it falls by 6, as measured on
         speech through telephone bands.
     """
 
@@ -188,11 +190,11 @@ class BandLimit(PowerAugmentation):
         telephone_share: float = 0.8,
         cut_min_hz: float = 3000.0,
         cut_max_hz: float = 7000.0,
-        floor_min_db: float = -75.0,
-        floor_max_db: float = -63.0,
+        floor_min_db: float = -73.0,
+        floor_max_db: float = -62.0,
         prob: float = 1.0,
     ) -> None:
-        super().__init__(prob)
+        super().__init__(prob, (cut_min_hz, cut_max_hz), (floor_min_db, floor_max_db))
         self.band = telephone_share, cut_min_hz, cut_max_hz
         self.floor_min_db, self.floor_max_db = floor_min_db, floor_max_db
 
@@ -202,7 +204,7 @@ class BandLimit(PowerAugmentation):
         gain = draw_band(len(power), centres, *self.band, generator).exp()[:, None]
         loudest = power.amax(-1, keepdim=True)
         floor = ratio(uniform(generator, self.floor_min_db, self.floor_max_db, (len(power), 1, 1)))
-        floor = floor * loudest.pow(0.7) * loudest.amax(1, keepdim=True).pow(0.3)
+        floor = floor * loudest.pow(0.6) * loudest.amax(1, keepdim=True).pow(0.4)
         return incoherent_sum(power * gain, floor, generator)
 
 
@@ -214,7 +216,7 @@ class Codec(PowerAugmentation):
     """
 
     def __init__(self, depth_min_db: float = 10.0, depth_max_db: float = 25.0, prob: float = 1.0) -> None:
-        super().__init__(prob)
+        super().__init__(prob, (depth_min_db, depth_max_db))
         self.depth_min_db, self.depth_max_db = depth_min_db, depth_max_db
 
     def alter_power(self, power: Tensor, lengths: Tensor | None, generator: Generator) -> Tensor:
@@ -245,7 +247,7 @@ class Session(PowerAugmentation):
         babble_prob: float = 0.18,
         band_prob: float = 0.25,
         codec_prob: float = 0.2,
-        curve_db: float = 2.5,
+        curve_db: float = 2.0,
         bell_db: float = 6.0,
         noise_snr_min_db: float = 8.0,
         noise_snr_max_db: float = 28.0,

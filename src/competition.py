@@ -78,18 +78,9 @@ def open_competition(data: str | Path) -> Competition:
     is none of the three kinds, is malformed, names a missing file, or names a file outside the folder.
     """
     directory = _find(data)
-    for kind, needed in LOOKED_FOR.items():
-        if all((directory / name).exists() for name in needed) or (
-            kind == "audio" and (directory / "utterances.csv").exists()
-        ):
-            break
-    else:
-        seen = ", ".join(f"{name} ({'found' if (directory / name).exists() else 'missing'})"
-                         for needed in LOOKED_FOR.values() for name in needed)
-        raise InputError(f"{directory}: no competition is recognised here; looked for {seen} and utterances.csv "
-                         "(missing); data/README.md says what each kind consists of")
-    feature_kind, feature_dim, speakers, utterances = {"course": _course, "frames": _frames, "audio": _audio}[kind](
-        directory)
+    kind = _recognise(directory)
+    read = {"course": _course, "frames": _frames, "audio": _audio}[kind]
+    feature_kind, feature_dim, speakers, utterances = read(directory)
     _check(directory, speakers, utterances)
     solution_path = directory / "solution.csv"
     return Competition(
@@ -118,6 +109,19 @@ def _find(data: str | Path) -> Path:
                        f"{nearest(named, set(known) - {'cache', 'runs', 'smoke'})}")
 
 
+def _recognise(directory: Path) -> str:
+    """Return the kind of the competition in `directory`."""
+    found = {name: (directory / name).exists() for needed in LOOKED_FOR.values() for name in needed}
+    for kind, needed in LOOKED_FOR.items():
+        if all(found[name] for name in needed):
+            return kind
+    if (directory / "utterances.csv").exists():
+        return "audio"
+    seen = ", ".join(f"{name} ({'found' if there else 'missing'})" for name, there in found.items())
+    raise InputError(f"{directory}: no competition is recognised here; looked for {seen} and utterances.csv (missing); "
+                     "data/README.md says what each kind consists of")
+
+
 def _file_name(name: str) -> str:
     """Return `name` as one safe path component."""
     return re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._-") or "competition"
@@ -132,9 +136,8 @@ def _course(directory: Path) -> tuple[str, int, list[str], list[Utterance]]:
     metadata = read_json(metadata_path)
     feature_dim = whole(metadata, "n_mels", metadata_path, 1)
     mapping = get(read_json(mapping_path), "speaker2id", dict, mapping_path)
-    if sorted(mapping.values(), key=repr) != sorted(range(len(mapping)), key=repr) or any(
-        type(index) is not int for index in mapping.values()
-    ):
+    indices = list(mapping.values())
+    if any(type(index) is not int for index in indices) or sorted(indices) != list(range(len(indices))):
         raise InputError(f"{mapping_path}: speaker2id: the {len(mapping)} speakers are not numbered "
                          f"0 to {len(mapping) - 1}, each number once")
     speakers = sorted(mapping, key=mapping.__getitem__)

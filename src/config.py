@@ -108,7 +108,7 @@ class Experiment:
     encoder: Part
     pooling: Part
     head: Part
-    augment: tuple[Part, ...] = ()
+    augment: Auto | tuple[Part, ...] = ()
     parent: str = ""
     hypothesis: str = ""
     features: Features = Features()
@@ -179,7 +179,7 @@ def flatten(experiment: Experiment) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, item in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, item)
-        elif prefix == "augment":
+        elif prefix == "augment" and value != "auto":
             for item in value:
                 walk(f"augment.{item['name']}", {"on": True, **{k: v for k, v in item.items() if k != "name"}})
         else:

@@ -22,6 +22,10 @@ BASE = Experiment(
     infer=Infer(),
 )
 
+_SEED004_CONFORMER = {"encoder": part("conformer", d_model=256, num_layers=2, num_heads=4, feed_forward_dim=512,
+                                      kernel_size=31, dropout=0.3)}
+_MAX_NORM_DROPOUT = {"pooling": part("self_attention_max"), "embedding.batch_norm": True, "embedding.dropout": 0.3}
+
 EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "seed88": (
         "course",
@@ -35,6 +39,51 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "train.steps": 6000,
         },
     ),
+    "default": (
+        "course",
+        "what run.sh uses: ECAPA-TDNN, attentive statistics, angular margin, weights averaged; adapts to its input",
+        {
+            "encoder": part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64),
+            "pooling": part("attentive_statistics", attention_dim=64),
+            "embedding.dim": 192,
+            "embedding.batch_norm": True,
+            "head": part("aam_softmax", scale=30.0, margin=0.2, ramp=0.5),
+            "frontend.mean_norm": "auto",
+            "augment": "auto",
+            "optim.weight_decay": 0.05,
+            "optim.grad_clip": 5.0,
+            "optim.ema_decay": 0.99,
+            "train.steps": "auto",
+            "train.crop_frames": "auto",
+            "train.select": "last",
+            "folds": "auto",
+        },
+    ),
+    # The published solution's techniques one at a time; `ablate --ladder seed004` runs them at equal steps.
+    "seed004_1": ("course", "technique 1: d_model 80 to 256", {"encoder.d_model": 256}),
+    "seed004_1_2": ("seed004_1", "technique 2: dropout 0.1 to 0.3", {"encoder.dropout": 0.3}),
+    "seed004_1_3": ("seed004_1_2", "technique 3: Conformer of two layers", _SEED004_CONFORMER),
+    "seed004_1_4": ("seed004_1_3", "technique 4: self-attention pooling", {"pooling": "self_attention"}),
+    "seed004_1_5": ("seed004_1_4", "technique 5: AM-softmax", {"head": part("am_softmax", scale=30.0, margin=0.35)}),
+    "seed004_1_6": ("seed004_1_5", "technique 6: batch 32 to 128, with 8 heads",
+                    {"train.batch_size": 128, "encoder.num_heads": 8}),
+    "seed004_1_5_7": ("seed004_1_5", "technique 7: max beside attention, batch norm, dropout", _MAX_NORM_DROPOUT),
+    "seed004_1_7": ("seed004_1_6", "techniques 1 to 7 together", _MAX_NORM_DROPOUT),
+    "seed004_1_5_8": ("seed004_1_5", "technique 8: batch norm alone", {"embedding.batch_norm": True}),
+    "seed004_1_5_8_3": ("seed004_1_5_8", "the last step: three layers", {"encoder.num_layers": 3}),
+    # The lab's own layers, each with an MLP and with batch norm and one Linear before the classes.
+    "lab_transformer": ("course", "own Transformer layers, feed-forward 10, one head", {"encoder": "lab_transformer"}),
+    "lab_transformer_norm": ("lab_transformer", "batch norm and one Linear instead of the MLP",
+                             {"embedding.batch_norm": True, "head": "linear"}),
+    "lab_conformer": ("course", "own Conformer layers, a convolution beside attention", {"encoder": "lab_conformer"}),
+    "lab_conformer_norm": ("lab_conformer", "batch norm and one Linear instead of the MLP",
+                           {"embedding.batch_norm": True, "head": "linear"}),
+}
+
+LADDERS: dict[str, tuple[str, ...]] = {  # the first and the last rung are run with every seed
+    "seed004": ("course", "seed004_1", "seed004_1_2", "seed004_1_3", "seed004_1_4", "seed004_1_5", "seed004_1_6",
+                "seed004_1_5_7", "seed004_1_7", "seed004_1_5_8", "seed004_1_5_8_3"),
+    "lab": ("lab_transformer", "lab_transformer_norm", "lab_conformer", "lab_conformer_norm"),
 }
 
 

@@ -46,9 +46,8 @@ class SpeakerModel(nn.Module):
         """Return what the encoder takes: log-mels (B, T, F) of waveforms (B, N) where it takes frames, else inputs."""
         if self.log_mel is None:
             return inputs, lengths
-        if lengths is not None:
-            lengths = self.log_mel.num_frames(lengths)
-        return self.log_mel(inputs), lengths
+        frames = self.log_mel(inputs, lengths)
+        return frames, None if lengths is None else self.log_mel.num_frames(lengths)
 
     def embed(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the speaker embedding (B, D) of what `extract` returned."""

@@ -112,12 +112,13 @@ def _fit(default: Any, value: Any, dotted: str) -> Any:
 
 def complete_experiment(experiment: Experiment) -> Experiment:
     """Return `experiment` with every part checked and its settings spelled out."""
+    augment = experiment.augment
     return replace(
         experiment,
         encoder=complete("encoder", experiment.encoder),
         pooling=complete("pooling", experiment.pooling),
         head=complete("head", experiment.head),
-        augment=tuple(complete("augment", item) for item in experiment.augment),
+        augment=augment if augment == "auto" else tuple(complete("augment", item) for item in augment),
     )
 
 

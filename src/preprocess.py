@@ -229,8 +229,8 @@ def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list
     if partly:
         return train
     if test:
-        raise InputError(f"{competition.directory}: {len(test)} test files cannot be used, and every test utterance "
-                         f"needs an answer; fetch them again:\n{_listing(test)}")
+        raise InputError(f"{competition.directory}: {len(test)} of {len(competition.test_ids):,} test files cannot be "
+                         f"used, and every test utterance needs an answer; fetch them again:\n{_listing(test)}")
     lost = {utt_id for utt_id, _, _ in train}
     if len({u.speaker for u in competition.utterances if u.split == "train" and u.utt_id not in lost}) < 2:
         raise InputError(f"{competition.directory}: fewer than two speakers have a usable training file; fetch these "

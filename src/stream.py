@@ -15,10 +15,10 @@ from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.errors import RunError, SettingError
 from src.files import lock, read_json
-from src.ledger_row import make_row
 from src.parts import complete_experiment
 from src.plan import Plan, find_run, make_plan
 from src.preprocess import find_store
+from src.record import train_and_record
 from src.workspace import DATA_DIR, cache_dir, use_smoke_workspace, workspace_dir
 
 
@@ -114,32 +114,8 @@ def _require_store(competition: Competition, experiment: Experiment) -> Path:
 def _train(competition: Competition, store_dir: Path, experiment: Experiment,
            options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
     plan = make_plan(competition.name, store_dir, experiment)
-    if plan.is_done():
-        print(f"[2/4] train: {plan.run_id} is there, skipped")
-        result = read_json(plan.directory / "result.json")
-    else:
-        from src.store import Store
-        from src.train import run as train_run
-
-        print(f"[2/4] train: {plan.run_id}")
-        try:
-            result = train_run(plan, Store.open(store_dir))
-        except RunError as error:
-            _record(plan, experiment, {"status": "failed", "note": str(error)}, options)
-            raise
-    _record(plan, experiment, result, options)
-    return plan, result
-
-
-def _record(plan: Plan, experiment: Experiment, result: dict[str, Any], options: argparse.Namespace) -> None:
-    """Append the run's row unless it stands there already."""
-    if "finished" in result and ledger.contains(plan.digest, result["finished"]):
-        return
-    parent = _parent(experiment, options)
-    ledger.append(make_row(
-        plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest, result=result,
-        parent=make_plan(plan.competition, plan.store_dir, parent).experiment if parent else None,
-        command=command(options)))
+    print(f"[2/4] train: {plan.run_id}" + (" is there, skipped" if plan.is_done() else ""))
+    return plan, train_and_record(plan, parent=_parent(experiment, options), command=command(options))
 
 
 def _parent(experiment: Experiment, options: argparse.Namespace) -> Experiment | None:

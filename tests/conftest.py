@@ -61,7 +61,8 @@ def course_dir(tmp_path):
 
     order = ("carl", "anna", "bert")  # neither the metadata's order nor the alphabet's decides the class index
     (directory / "mapping.json").write_text(json.dumps({
-        "speaker2id": {name: i for i, name in enumerate(order)}, "id2speaker": {str(i): n for i, n in enumerate(order)}}))
+        "speaker2id": {name: i for i, name in enumerate(order)},
+        "id2speaker": {str(i): name for i, name in enumerate(order)}}))
     (directory / "metadata.json").write_text(json.dumps({
         "n_mels": 40, "speakers": {n: [entry(i, take) for take in range(6)] for i, n in enumerate(SPEAKERS)}}))
     (directory / "testdata.json").write_text(json.dumps({
@@ -80,7 +81,8 @@ def audio_dir(tmp_path):
     (directory / "test").mkdir()
     for take in range(4):
         write_audio(directory / "test" / f"t{take}.wav", voice(take % 3, 10 + take, 0.6))
-    write_table(directory / "sample_submission.csv", [("Id", "Category")] + [(f"t{i}.wav", "anna") for i in (2, 0, 3, 1)])
+    rows = [(f"t{i}.wav", "anna") for i in (2, 0, 3, 1)]
+    write_table(directory / "sample_submission.csv", [("Id", "Category"), *rows])
     return directory
 
 

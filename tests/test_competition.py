@@ -13,6 +13,7 @@ from conftest import write_table
 
 from src.competition import open_competition
 from src.errors import InputError, SettingError
+from src.workspace import PROJECT_DIR
 
 
 def test_the_embedded_default_is_the_official_split():
@@ -76,8 +77,7 @@ def test_the_folder_may_be_a_link_and_its_name_is_made_safe(audio_dir, tmp_path)
 def test_listing_imports_nothing_heavy(course_dir):
     code = (f"import sys\nfrom src.competition import open_competition\nopen_competition({str(course_dir)!r})\n"
             "import src.preprocess\nprint({'torch', 'numpy', 'pandas', 'sklearn'} & set(sys.modules))")
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            env={**os.environ, "PYTHONPATH": os.fspath(open_competition("japanese_vowels").directory.parents[1])})
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_DIR)
     assert output.stdout.strip() == "set()"
 
 
@@ -114,28 +114,33 @@ COURSE_FAULTS = {
     "speakers as a list": (edit("metadata.json", set_in("speakers", [])), r"speakers: \[\] is not an object"),
     "no mel_len": (edit("metadata.json", lambda c: c["speakers"]["bert"][1].pop("mel_len")),
                    r"speakers\.bert\[1\]\.mel_len: None is not"),
-    "mel_len true": (edit("testdata.json", set_in("utterances", 0, "mel_len", True)), r"utterances\[0\]\.mel_len: True"),
+    "mel_len true": (edit("testdata.json", set_in("utterances", 0, "mel_len", True)),
+                     r"utterances\[0\]\.mel_len: True"),
     "path as a number": (edit("testdata.json", set_in("utterances", 2, "feature_path", 7)), r"\[2\]\.feature_path: 7"),
     "entry as text": (edit("testdata.json", set_in("utterances", 2, "x.pt")), r"utterances\[2\]: 'x\.pt' is not"),
     "empty test list": (edit("testdata.json", set_in("utterances", [])), r"utterances: the list is empty"),
-    "path traversal": (edit("testdata.json", set_in("utterances", 0, "feature_path", "../secret.pt")), r"'\.\./secret\.pt'"),
+    "path traversal": (edit("testdata.json", set_in("utterances", 0, "feature_path", "../secret.pt")),
+                       r"'\.\./secret\.pt'"),
     "absolute path": (edit("testdata.json", set_in("utterances", 0, "feature_path", "/etc/passwd")), r"'/etc/passwd'"),
     "newline in an id": (edit("testdata.json", set_in("utterances", 0, "feature_path", "a\nb.pt")), r"'a\\nb\.pt'"),
-    "twice the same id": (edit("testdata.json", lambda c: c["utterances"].append(c["utterances"][0])), r"stands there twice"),
+    "twice the same id": (edit("testdata.json", lambda c: c["utterances"].append(c["utterances"][0])),
+                          r"stands there twice"),
     "index used twice": (edit("mapping.json", set_in("speaker2id", "bert", 1)), r"not numbered\s+0 to 2"),
     "index as text": (edit("mapping.json", set_in("speaker2id", "bert", "2")), r"not numbered\s+0 to 2"),
     "missing file": (lambda d: next(d.glob("*.pt")).unlink(), r"1 of 22 files are missing: uttr-\w+\.pt; fetch"),
     "only one speaker": (edit("metadata.json", lambda c: c.update(speakers={"bert": c["speakers"]["bert"]})),
                          r"only one speaker, 'bert'"),
     "no training utterances": (edit("metadata.json", set_in("speakers", {})), r"no training utterances"),
-    "a link that leaves": (lambda d: relink(next(d.glob("*.pt"))), r"a symlink that leaves the competition"),
-    "no mapping": (lambda d: (d / "mapping.json").unlink(), r"looked for metadata\.json \(found\), mapping\.json \(missing\)"),
+    "a link that leaves": (lambda d: relink(d, next(d.glob("*.pt"))), r"a symlink that leaves the competition"),
+    "no mapping": (lambda d: (d / "mapping.json").unlink(),
+                   r"looked for metadata\.json \(found\), mapping\.json \(missing\)"),
 }
 
 
-def relink(path):
-    path.rename(path.parent.parent / "elsewhere")
-    path.symlink_to(path.parent.parent / "elsewhere")
+def relink(directory, path):
+    """Move a file or folder out of the competition and link to it."""
+    path.rename(directory.parent / "elsewhere")
+    path.symlink_to(directory.parent / "elsewhere")
 
 
 @pytest.mark.parametrize(("mutate", "message"), COURSE_FAULTS.values(), ids=COURSE_FAULTS)
@@ -159,18 +164,23 @@ def both_normal_forms(directory):
 
 
 AUDIO_FAULTS = {
-    "empty test folder": (lambda d: [p.unlink() for p in (d / "test").iterdir()], r"no audio .* in the test folder; put"),
-    "an id without a file": (sample("t0.wav", "t1.wav", "t2.wav", "t3.wav", "t9.wav"), r"1 of 5 have no file in test/: t9"),
+    "empty test folder": (lambda d: [p.unlink() for p in (d / "test").iterdir()],
+                          r"no audio .* in the test folder; put"),
+    "an id without a file": (sample("t0.wav", "t1.wav", "t2.wav", "t3.wav", "t9.wav"),
+                             r"1 of 5 have no file in test/: t9"),
     "a file without an id": (sample("t0.wav", "t1.wav"), r"2 of 4 files in test/ are not listed: t2\.wav, t3\.wav"),
     "an id twice": (sample("t0.wav", "t1.wav", "t2.wav", "t3.wav", "t0.wav"), r"'t0\.wav' stands there twice"),
     "no Id column": (sample("t0.wav", header="id"), r"sample_submission\.csv: the header 'id,Category' lacks Id"),
     "a torn row": (lambda d: (d / "sample_submission.csv").write_text("Id,Category\nt0.wav\n"), r"line 2: 1 fields"),
-    "an open quote": (lambda d: (d / "sample_submission.csv").write_text('Id,Category\n"t0.wav,a\n'), r"not a valid .* CSV"),
+    "an open quote": (lambda d: (d / "sample_submission.csv").write_text('Id,Category\n"t0.wav,a\n'),
+                      r"not a valid .* CSV"),
     "a speaker without audio": (lambda d: (d / "train" / "dora").mkdir(), r"dora: no audio"),
     "names equal after NFC": (both_normal_forms, r"speaker 'Zoë' stands there twice"),
-    "a control character": (lambda d: (d / "train" / "bert").rename(d / "train" / "be\trt"), r"'be\\trt': empty, or with"),
-    "a linked speaker": (lambda d: relink(d / "train" / "bert"), r"train/bert: a symlink that leaves"),
-    "a mistyped column": (listed(("path", "lable"), ("train/anna/0.wav", "x")), r"unknown column 'lable'; did you mean 'label'"),
+    "a control character": (lambda d: (d / "train" / "bert").rename(d / "train" / "be\trt"),
+                            r"'be\\trt': empty, or with"),
+    "a linked speaker": (lambda d: relink(d, d / "train" / "bert"), r"train/bert: a symlink that leaves"),
+    "a mistyped column": (listed(("path", "lable"), ("train/anna/0.wav", "x")),
+                          r"unknown column 'lable'; did you mean 'label'"),
     "no path column": (listed(("label",), ("x",)), r"lacks path"),
     "no rows": (listed(("path", "label")), r"the table has no rows"),
     "a file that is not there": (listed(("path", "label"), ("train/anna/x.wav", "a"), ("train/bert/0.wav", "b")),
@@ -189,11 +199,14 @@ def test_faults_of_an_audio_folder(audio_dir, mutate, message):
 
 
 FRAMES_FAULTS = {
-    "other number of frames": (lambda d: np.save(d / "frames.npy", np.zeros((9, 4), np.float32)), r"have .* frames.npy 9"),
+    "other number of frames": (lambda d: np.save(d / "frames.npy", np.zeros((9, 4), np.float32)),
+                               r"have .* frames.npy 9"),
     "other type": (lambda d: np.save(d / "frames.npy", np.zeros((322, 4))), r"float64 of shape .* must be float32"),
-    "objects": (lambda d: np.save(d / "frames.npy", np.array([{}], object), allow_pickle=True), r"not a readable \.npy"),
+    "objects": (lambda d: np.save(d / "frames.npy", np.array([{}], object), allow_pickle=True),
+                r"not a readable \.npy"),
     "torn": (lambda d: os.truncate(d / "frames.npy", 200), r"not a readable \.npy"),
-    "a labelled test utterance": (lambda d: replace(d, "test_0,test,,", "test_0,test,anna,"), r"training utterances alone"),
+    "a labelled test utterance": (lambda d: replace(d, "test_0,test,,", "test_0,test,anna,"),
+                                  r"training utterances alone"),
     "zero frames": (lambda d: replace(d, "test_0,test,,6", "test_0,test,,0"), r"line 20: num_frames: '0' is not"),
 }
 

@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src"
 MODULES = {".".join(p.relative_to(SRC).with_suffix("").parts): p for p in SRC.rglob("*.py") if p.name != "__init__.py"}
 FOUNDATION = {"errors", "files", "workspace", "config", "batch"}
-PARTS = {name for name in MODULES if name.startswith("encoders.")} | {"pooling", "heads"}
+PARTS = {name for name in MODULES if name.startswith("encoders.")} | {"pooling", "heads"}  # encoders.layers is shared
 STAGES = {"preprocess", "train", "ensemble", "submit"}
 HEAVY = {"torch", "torchaudio", "pandas", "sklearn", "scipy", "matplotlib", "optuna", "soundfile"}
 

@@ -133,7 +133,7 @@ def test_a_torn_line_is_mended_as_its_message_says(path):
     assert command == f"truncate -s {len(whole)} {path}"
     subprocess.run(command.split(), check=True)
     assert path.read_bytes() == whole
-    again = row(seed=1)
+    again = row(seed=1) | {"date": "2026-01-01T00:00:00Z"}
     assert not ledger.contains(again["digest"], again["date"], path)  # so that the run appends its row again
     ledger.append(again, path)
     assert ledger.contains(again["digest"], again["date"], path)
@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(path, monkeypatch):
 
 
 def test_a_failed_run_is_not_a_finished_one(path):
-    failed = row(status="failed")
+    failed = row(status="failed") | {"date": "2026-01-01T00:00:00Z"}
     ledger.append(failed, path)
     assert not ledger.contains(failed["digest"], failed["date"], path)
 

@@ -1,0 +1,40 @@
+"""Train a plan and write its row: what every run goes through, whoever asked for it: stream, ladder or search."""
+
+from typing import Any
+
+from src import ledger
+from src.config import Experiment
+from src.errors import RunError
+from src.files import read_json
+from src.ledger_row import make_row
+from src.plan import Plan, make_plan
+
+
+def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: str = "", stage: str = "train",
+                     report: Any = None) -> dict[str, Any]:
+    """Return a plan's result, trained now or before, with its row in the ledger once.
+
+    parent: what the experiment is a change of, not yet adapted. report: see src.train.run. A run that fails leaves a
+    row too, and its RunError is raised on.
+    """
+    if plan.is_done():
+        result = read_json(plan.directory / "result.json")
+    else:
+        from src.store import Store
+        from src.train import run
+
+        try:
+            result = run(plan, Store.open(plan.store_dir), report)
+        except RunError as error:
+            write_row(plan, {"status": "failed", "note": str(error)}, parent, command, stage)
+            raise
+    if not ledger.contains(plan.digest, result["finished"]):
+        write_row(plan, result, parent, command, stage)
+    return result
+
+
+def write_row(plan: Plan, result: dict[str, Any], parent: Experiment | None, command: str, stage: str) -> None:
+    """Append the row of a run that ended."""
+    adapted = make_plan(plan.competition, plan.store_dir, parent).experiment if parent else None
+    ledger.append(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
+                           result=result, parent=adapted, stage=stage, command=command))
