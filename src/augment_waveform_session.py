@@ -197,8 +197,8 @@ class RoomReverberation(SessionAugmentation):
         num_rooms: int = 256,
         rt60_min_s: float = 0.2,
         rt60_max_s: float = 0.9,
-        distance_min_m: float = 0.3,
-        distance_max_m: float = 2.5,
+        distance_min_m: float = 0.2,
+        distance_max_m: float = 1.5,
         rooms_seed: int = 0,
         prob: float = 1.0,
     ) -> None:

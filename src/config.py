@@ -1,7 +1,7 @@
-"""What an experiment is: frozen dataclasses, strict overrides by dotted key, JSON both ways, the digest.
+"""What an experiment is: frozen dataclasses, strict overrides by dotted key, JSON both ways.
 
 A part of a model or of the augmentation is a `Part`: a registered name and its own settings. A value of "auto" is
-filled in by `src.adapt` from the data at hand before anything is trained; the digest is taken of the result.
+filled in by `src.adapt` from the data at hand before anything is trained.
 """
 
 import ast
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.errors import SettingError, nearest
-from src.files import digest
 
 Auto = Literal["auto"]
 
@@ -124,10 +123,6 @@ class Experiment:
         """Return what decides the result, as plain JSON values: all but name, parent and hypothesis."""
         content = to_json(self)
         return {key: value for key, value in content.items() if key not in ("name", "parent", "hypothesis")}
-
-    def digest(self) -> str:
-        """Return the digest of `settings`."""
-        return digest(self.settings())
 
 
 def to_json(value: Any) -> Any:

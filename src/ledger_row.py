@@ -134,10 +134,10 @@ def _say(value: Any) -> str:
 
 def group(experiment: Experiment) -> str:
     """Return 8 hex digits that runs share when they differ in nothing but the seed and the machine."""
-    settings = experiment.settings()
+    settings = parts.essential(experiment)
     for key in REPEATS:
         section, _, name = key.rpartition(".")
-        del (settings[section] if section else settings)[name]
+        (settings.get(section, {}) if section else settings).pop(name, None)
     return digest_of(settings)[:8]
 
 

@@ -10,11 +10,11 @@ import ast
 import functools
 import importlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from src.config import Experiment, Part
+from src.config import Experiment, Part, to_json
 from src.errors import SettingError, nearest
 
 HERE = Path(__file__).parent
@@ -120,6 +120,30 @@ def complete_experiment(experiment: Experiment) -> Experiment:
         head=complete("head", experiment.head),
         augment=augment if augment == "auto" else tuple(complete("augment", item) for item in augment),
     )
+
+
+def essential(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings of a complete experiment that differ from their defaults: what its digest is taken of.
+
+    A setting that is added later, with a default that leaves everything as it was, changes no digest.
+    """
+    defaults = {field.name: to_json(field.default) for field in fields(Experiment)}
+
+    def differing(value: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+        return {key: item for key, item in value.items() if key not in default or item != default[key]}
+
+    def part_of(slot: str, value: dict[str, Any]) -> dict[str, Any]:
+        return differing(value, {key: to_json(item) for key, item in lookup(slot, value["name"]).settings.items()})
+
+    found: dict[str, Any] = {}
+    for key, value in experiment.settings().items():
+        if key in ("encoder", "pooling", "head"):
+            found[key] = part_of(key, value)
+        elif key == "augment":
+            found[key] = [part_of("augment", item) for item in value]
+        elif value != defaults[key]:
+            found[key] = differing(value, defaults[key]) if isinstance(value, dict) else value
+    return found
 
 
 def build(slot: str, part: Part, *composed: Any) -> Any:

@@ -10,6 +10,7 @@ from src.adapt import DataSummary, adapt
 from src.config import Experiment
 from src.errors import SettingError, nearest
 from src.files import digest, read_json
+from src.parts import essential
 from src.workspace import runs_dir
 
 VERSION = 1  # raise it when training code changes what a run computes
@@ -43,9 +44,9 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
     """Return what a run of `experiment` on a finished store will be. Raises SettingError for what cannot work."""
     meta = read_json(store_dir / "meta.json")
     complete = adapt(experiment, DataSummary(**meta["summary"]))
-    settings = complete.settings()
+    settings = essential(complete)
     if meta["kind"] != "waveform":  # what preprocess used of them is in the store's digest; the model uses none
-        del settings["features"]
+        settings.pop("features", None)
     content = {"stage": "train", "version": VERSION, "store": meta["digest"], "settings": settings}
     return Plan(competition, complete, store_dir, digest(content))
 

@@ -34,7 +34,7 @@ from src.study_storage import open_storage
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (*FINISHED, TrialState.RUNNING, TrialState.WAITING)
 MAX_DEATHS = 5  # a trial that killed its workers this often is left; another takes its slot
-NAMELESS_S = 60.0  # a running trial that still has no worker's name by then died before it had one
+NAMELESS_S = 10.0  # a running trial that has no name on it by then lost its worker before it got one
 POLL_S = 0.5
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
