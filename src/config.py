@@ -82,7 +82,8 @@ class Train:
     crop_frames: int | Auto = 128
     label_smoothing: float = 0.0
     mixup: float = 0.0  # alpha of Beta(alpha, alpha) (Zhang et al., 2018); 0: none
-    balanced: bool = False  # draw classes, not utterances, with equal chances
+    balanced: bool = False  # draw every class equally often: small ones are over-sampled up to the largest
+    speed_classes: bool = False  # the speed augmentation's copies are classes of their own in the training head
     valid_every: int | Auto = "auto"  # steps between validations
     select: Literal["best", "last"] = "best"  # which weights a fold keeps
     precision: Literal["float32", "bfloat16"] | Auto = "auto"  # autocast of the forward pass

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from src.augment import check_kinds
+from src.augment_waveform import Speed
 from src.config import to_json
 from src.evaluate import autocast, predict
 from src.files import lock, read_json, write_json
@@ -53,7 +54,7 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
 
 
 def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the run's result: accuracies over folds weighted by their utterances."""
+    """Return the run's result; its validation accuracy counts every held-out utterance once."""
     num_valid = sum(r["num_valid"] for r in results)
     return {
         "run_id": plan.run_id,
@@ -66,7 +67,7 @@ def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[
         "seeds": plan.experiment.seed,
         "device": plan.experiment.train.device,
         "train": float(np.mean([r["train"] for r in results])),
-        "valid": sum(r["valid"] * r["num_valid"] for r in results) / num_valid if num_valid else None,
+        "valid": sum(r["num_right"] for r in results) / num_valid if num_valid else None,
         "best_steps": [r["best_step"] for r in results],
         "seconds": sum(r["seconds"] for r in results),
         "finished": timestamp(),
@@ -83,9 +84,7 @@ class _Fold:
         self.name = f"{plan.run_id} fold {fold + 1}/{num_folds}"
         self.directory = plan.directory / f"fold_{fold}"
         torch.set_num_threads(self.train.threads)
-        self.store = store.to(self.train.device)
-        torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
-        self.model = SpeakerModel(self.experiment, store.kind, store.dim, len(store.speakers)).to(self.train.device)
+        self.store = store.to(self.train.device) if self.train.device != "cpu" else store
         self.task = Classification(self.train.label_smoothing)
         self.unit = store.hop_length if store.kind == "waveform" else 1
         self.sampler = CropSampler(
@@ -96,6 +95,11 @@ class _Fold:
         self.frame_augmentations = [a for a in augmentations if "waveform" not in a.kinds]
         check_kinds(self.waveform_augmentations, store.kind)
         check_kinds(self.frame_augmentations, "logmel" if store.kind == "waveform" else store.kind)
+        self.speed = next((a for a in self.waveform_augmentations if isinstance(a, Speed)), None)
+        num_copies = len(self.speed.factors) if self.train.speed_classes else 1
+        torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
+        self.model = SpeakerModel(self.experiment, store.kind, store.dim, len(store.speakers), num_copies)
+        self.model.to(self.train.device)
 
     def run(self, report: Report | None) -> None:
         """Fit, then save model, logits and result, the result last."""
@@ -108,14 +112,14 @@ class _Fold:
         started = time.monotonic()
         save_model(self.directory / "model.pt", self.model, self.experiment, self.store.kind, self.store.dim,
                    self.store.speakers)
+        logits = {}
         for name, rows in (("valid", self.valid_rows), ("test", self.store.test_rows)):
-            logits = predict(self.model, self.store, rows, self.train, self.experiment.infer)
-            save_logits(self.directory / f"{name}.npz", rows, logits)
-            if name == "valid":
-                valid = accuracy(logits, self.store.labels[rows]) if len(rows) else None
+            logits[name] = predict(self.model, self.store, rows, self.train, self.experiment.infer)
+            save_logits(self.directory / f"{name}.npz", rows, logits[name])
         write_json(self.directory / "result.json", {
             "params": num_parameters(self.model), "train": progress.log[-1].get("accuracy", float("nan")),
-            "valid": valid if len(self.valid_rows) else 0.0, "num_valid": len(self.valid_rows),
+            "num_right": int((logits["valid"].argmax(1) == self.store.labels[self.valid_rows]).sum()),
+            "num_valid": len(self.valid_rows),
             "best_step": progress.best_step or progress.step,
             "seconds": round(progress.seconds + time.monotonic() - started, 2)})
         for leftover in ("last.pt", "best.pt"):
@@ -129,7 +133,11 @@ class _Fold:
         generator = torch.Generator(self.train.device).manual_seed(step_seed(self.experiment.seed, self.fold, step))
         inputs, lengths, labels = batch.inputs, batch.lengths, batch.labels
         for augmentation in self.waveform_augmentations:
-            inputs, lengths = augmentation(inputs, lengths, generator)
+            if augmentation is self.speed and self.train.speed_classes:
+                copies = self.speed.draw(len(labels), generator)
+                inputs, labels = self.speed.apply(inputs, lengths, copies), labels + copies * self.model.num_speakers
+            else:
+                inputs, lengths = augmentation(inputs, lengths, generator)
         frames, lengths = self.model.extract(inputs, lengths)
         for augmentation in self.frame_augmentations:
             frames, lengths = augmentation(frames, lengths, generator)

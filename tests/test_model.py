@@ -1,0 +1,87 @@
+"""The composed model: padding, copies folded back, a checkpoint that rebuilds itself and carries no code."""
+
+import os
+
+import pytest
+import torch
+
+from src import experiments
+from src.adapt import DataSummary, adapt
+from src.config import override, part
+from src.errors import InputError
+from src.model import SpeakerModel, load_model, save_model
+
+SMALL = {"encoder": part("transformer", d_model=16, num_heads=2, feed_forward_dim=32), "frontend.mean_norm": True,
+         "embedding.dim": 12, "embedding.batch_norm": True, "pooling": "attentive_statistics"}
+
+
+def make(kind="logmel", **changes):
+    summary = DataSummary(kind, 100, 5, 200, 50)
+    experiment = adapt(override(experiments.get("course"), {**SMALL, **changes}), summary)
+    torch.manual_seed(0)
+    return SpeakerModel(experiment, kind, 40 if kind == "logmel" else 0, 7).eval(), experiment
+
+
+def test_a_padded_waveform_batch_gives_each_utterance_alone():
+    model, _ = make("waveform", **{"features.store": "waveform"})
+    waveforms = [torch.randn(n) * 0.1 for n in (16000, 9000, 401, 50)]
+    lengths = torch.tensor([len(w) for w in waveforms])
+    batch = torch.zeros(4, 16000)
+    for row, waveform in zip(batch, waveforms):
+        row[: len(waveform)] = waveform
+    with torch.inference_mode():
+        together = model(*model.extract(batch, lengths))
+        alone = torch.cat([model(*model.extract(w[None], None)) for w in waveforms])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_mean_normalisation_forgets_a_constant_gain():
+    model, _ = make()
+    frames = torch.randn(2, 50, 40)
+    gain = torch.randn(2, 1, 40)
+    lengths = torch.tensor([50, 30])
+    with torch.inference_mode():
+        torch.testing.assert_close(model(frames + gain, lengths), model(frames, lengths), atol=1e-4, rtol=1e-4)
+
+
+def test_copies_are_folded_back_by_summing_posteriors():
+    _, experiment = make()
+    torch.manual_seed(0)
+    model = SpeakerModel(experiment, "logmel", 40, 7, num_copies=3).eval()
+    frames = torch.randn(4, 30, 40)
+    with torch.inference_mode():
+        folded = model(frames).softmax(1)
+        every = model(frames, None, torch.zeros(4, dtype=torch.long))
+        assert every.shape == (4, 21)
+        expected = model.head(model.embed(frames)).softmax(1).view(4, 3, 7).sum(1)
+    torch.testing.assert_close(folded, expected)
+
+
+def test_a_checkpoint_rebuilds_the_model(tmp_path):
+    model, experiment = make()
+    frames = torch.randn(3, 20, 40)
+    save_model(tmp_path / "model.pt", model, experiment, "logmel", 40, tuple("abcdefg"))
+    again, same, speakers = load_model(tmp_path / "model.pt")
+    assert (same, speakers) == (experiment, tuple("abcdefg"))
+    with torch.inference_mode():
+        assert torch.equal(again(frames), model(frames))
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def test_a_checkpoint_with_code_a_torn_and_a_foreign_one_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, experiment = make()
+    save_model(tmp_path / "whole.pt", model, experiment, "logmel", 40, tuple("abcdefg"))
+    whole = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"model": Code()}, tmp_path / "code.pt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name in ("torn.pt", "code.pt", "foreign.pt", "list.pt", "none.pt"):
+        with pytest.raises(InputError, match=name):
+            load_model(tmp_path / name)
+    assert not (tmp_path / "pwned").exists()
