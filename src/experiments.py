@@ -41,11 +41,11 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "default": (
         "course",
-        "what run.sh uses: ECAPA-TDNN, attentive statistics, angular margin, weights averaged; adapts to its input",
+        "what run.sh uses: a small ECAPA-TDNN, statistics pooling, angular margin, mixup, averaged weights; adapts",
         {
-            "encoder": part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64),
-            "pooling": part("attentive_statistics", attention_dim=64),
-            "embedding.dim": 192,
+            "encoder": part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=32),
+            "pooling": part("statistics"),
+            "embedding.dim": 96,
             "embedding.batch_norm": True,
             "head": part("aam_softmax", scale=30.0, margin=0.2, ramp=0.5),
             "frontend.mean_norm": "auto",
@@ -55,6 +55,7 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "optim.ema_decay": 0.99,
             "train.steps": "auto",
             "train.crop_frames": "auto",
+            "train.mixup": 0.2,
             "train.select": "last",
             "folds": "auto",
         },

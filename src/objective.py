@@ -23,7 +23,7 @@ from src.config import Experiment, Part, flatten, override, parse_assignments
 from src.errors import RunError, SettingError
 from src.files import digest, read_json
 from src.ledger_row import REPEATS
-from src.parts import SLOTS, complete_experiment, lookup
+from src.parts import SLOTS, complete_experiment, essential, lookup
 from src.plan import VERSION, Plan, make_plan
 from src.preprocess import find_store, preprocess
 from src.record import write_row
@@ -55,11 +55,11 @@ class Question:
     @property
     def study_name(self) -> str:
         """<competition>/<experiment>-<digest8> of everything but the machine that decides a trial's value."""
-        settings = self.start.settings()
+        settings = essential(complete_experiment(self.start))
         for key in REPEATS:
             section, _, name = key.rpartition(".")
-            if section:
-                del settings[section][name]
+            if section:  # the seed is a part of the question
+                settings.get(section, {}).pop(name, None)
         content = {"stage": "tune", "version": VERSION, "store": read_json(self.store_dir / "meta.json")["digest"],
                    "settings": settings, "space": [dataclasses.asdict(item) for item in self.space.dimensions]}
         return f"{self.competition}/{self.base.name}-{digest(content)[:8]}"

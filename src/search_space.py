@@ -24,9 +24,9 @@ Value = bool | int | float | str
 class Dimension:
     """One setting that a search draws.
 
-    key: the dotted key that it sets. when: the part in the key's slot without which it has no meaning; a setting of an
-    augmentation needs that augmentation on. kinds: the inputs that it is for, () for all. of: the drawn number is a
-    share of this setting, so that it means the same in a longer run.
+    key: the dotted key that it sets. when: the part in the key's slot, or the augmentation, without which it has no
+    meaning; a setting of an augmentation needs that one anyway. kinds: the inputs that it is for, () for all. of: the
+    drawn number is a share of this setting, so that it means the same in a longer run.
     """
 
     key: str
@@ -38,7 +38,8 @@ class Dimension:
     @property
     def name(self) -> str:
         """What the draw is called in a study."""
-        name = f"{self.when}.{self.key.rpartition('.')[2]}" if self.when else self.key
+        slot, _, setting = self.key.partition(".")
+        name = f"{self.when}.{setting}" if self.when and slot in SLOTS else self.key
         return f"{name}_share" if self.of else name
 
     def applies(self, drawn: Mapping[str, Value]) -> bool:
@@ -46,7 +47,7 @@ class Dimension:
         slot, _, rest = self.key.partition(".")
         if slot == "augment" and "." in rest:
             return drawn.get(f"augment.{rest.partition('.')[0]}") is True
-        return not self.when or drawn[slot] == self.when
+        return not self.when or drawn.get(slot) == self.when or drawn.get(f"augment.{self.when}") is True
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ SPACE: tuple[Choice | Range, ...] = (
     _choice("train.balanced", False, True),
     _choice("infer.crops", 0, 3, 5),
     *_switch("speed"),
+    _choice("train.speed_classes", False, True, when="speed", kinds=("waveform",)),
     *_switch("circular_shift", _range("max_s", 0.05, 0.3)),
     *_switch("pitch_shift"),
     *_switch("white_noise", _log("amplitude", 1e-3, 2e-2)),
@@ -237,10 +239,12 @@ class Space:
         keep their place before those that are added.
         """
         for dimension in self.dimensions:
-            if dimension.name not in drawn:
-                continue
-            key, value = dimension.key, drawn[dimension.name]
+            key, value = dimension.key, drawn.get(dimension.name)
             slot, _, rest = key.partition(".")
+            if value is None:
+                if dimension.when and slot not in SLOTS:  # it has no meaning without its augmentation
+                    experiment = override(experiment, {key: dimension.choices[0]})
+                continue
             if key in SLOTS:
                 if getattr(experiment, key).name != value:
                     experiment = override(experiment, {key: value})

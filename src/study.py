@@ -248,7 +248,7 @@ def _run_one(study: Study, objective: Callable[[optuna.Trial], float], num_trial
 
     try:
         study.optimize(claimed, n_trials=1, catch=(WithdrawnError,))
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+    except Exception:  # Optuna says it in several ways
         if raised or not numbers or study.get_trials(deepcopy=False)[numbers[0]].state != TrialState.FAIL:
             raise
         print(f"trial {numbers[0]}: taken for dead while it ran; its result does not count", flush=True)

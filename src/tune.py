@@ -146,6 +146,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _work_alone(question: "Question", spec: "StudySpec", deadline: float, num_workers: int) -> None:
     """Be a worker in a process of its own."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         _work(question, spec, deadline, num_workers)
     except SpeakerIDError as error:

@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 
 import optuna
 from matplotlib import pyplot
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as draw
 
@@ -40,6 +41,11 @@ def _save(path: Path, width: float, height: float) -> Path:
     """Write the figure that Optuna drew last, in inches, and close it."""
     figure = pyplot.gcf()
     figure.set_size_inches(width, height)
+    for axes in figure.axes:
+        if axes.get_xscale() == "log":  # matplotlib would write its numbers over one another
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
     return path

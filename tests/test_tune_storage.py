@@ -31,6 +31,8 @@ from src.study import (
 )
 from src.study_storage import open_storage, shown
 
+pytestmark = [pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+              pytest.mark.filterwarnings("ignore:Heartbeat of storage")]
 WORKER = """
 import sys, time
 from pathlib import Path
@@ -71,19 +73,23 @@ def states(study):
     return [trial.state for trial in study.get_trials(deepcopy=False)]
 
 
-def killed_in_the_middle(spec, pause):
+def running(study):
+    return [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+
+
+def killed_in_the_middle(spec):
     """Run two workers, SIGKILL their group in the middle, run two again, and return the study."""
     study = open_study(spec)
     enqueue_first(study, {"x": 0.5}, spec)
-    workers = start_workers(spec, 2, pause)
-    until(lambda: states(study).count(TrialState.RUNNING) == 2 and num_finished(study) >= spec.num_trials // 4)
+    workers = start_workers(spec, 2, 0.4)
+    until(lambda: num_finished(study) >= 2 and [bool(trial.params) for trial in running(study)] == [True, True])
     os.killpg(workers[0].pid, signal.SIGKILL)
     for worker in workers:
         assert worker.wait() == -signal.SIGKILL
     assert num_finished(study) < spec.num_trials
-    under_way = [trial for trial in study.trials if trial.state == TrialState.RUNNING and trial.params]
+    under_way = [trial for trial in running(study) if trial.params]
     assert under_way
-    for worker in start_workers(spec, 2, pause):
+    for worker in start_workers(spec, 2, 0.05):
         assert worker.wait(120) == 0
     finished = [trial for trial in study.trials if trial.state in FINISHED]
     assert len(finished) == spec.num_trials
@@ -98,7 +104,7 @@ def killed_in_the_middle(spec, pause):
 @pytest.mark.parametrize("url", ["sqlite:///{}/study.db", "journal:{}/study.log"])
 def test_killed_search_ends_with_exactly_n_trials(tmp_path, url):
     spec = spec_of(tmp_path, url.format(tmp_path))
-    study = killed_in_the_middle(spec, 0.1)
+    study = killed_in_the_middle(spec)
     begun = (spec.directory / "begun").read_text().split()
     assert len(begun) == len(set(begun))  # a trial entered again is a new number: none was begun by two workers
     work(spec, draw)  # what is finished is not done again
@@ -166,8 +172,7 @@ def test_interrupted_trial_is_run_again(tmp_path):
 
 
 def test_deadly_trial_gives_its_slot_away_in_the_end(tmp_path):
-    spec, num_deaths = spec_of(tmp_path, num_trials=2), 0
-    first = []
+    spec, num_deaths, first = spec_of(tmp_path, num_trials=2), 0, []
 
     def deadly(optuna_trial):
         value = draw(optuna_trial)
@@ -176,13 +181,11 @@ def test_deadly_trial_gives_its_slot_away_in_the_end(tmp_path):
             raise RuntimeError("no memory")
         return value
 
-    with contextlib.suppress(StopIteration):
-        while num_deaths < 20:
-            try:
-                work(spec, deadly)
-                break
-            except RuntimeError:
-                num_deaths += 1
+    while num_finished(open_study(spec)) < 2 and num_deaths < 20:
+        try:
+            work(spec, deadly)
+        except RuntimeError:
+            num_deaths += 1
     assert num_deaths == MAX_DEATHS
     assert num_finished(open_study(spec)) == 2
 
@@ -281,7 +284,7 @@ def postgres_url():
 
 @pytest.mark.campaign
 def test_killed_search_on_postgresql_ends_with_exactly_n_trials(tmp_path, postgres_url):
-    killed_in_the_middle(spec_of(tmp_path, postgres_url, num_trials=24), 0.2)
+    killed_in_the_middle(spec_of(tmp_path, postgres_url, num_trials=24))
     with pytest.raises(RunError, match="is the server up"):
         open_storage(postgres_url.replace("127.0.0.1", "127.0.0.2"))
 
