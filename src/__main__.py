@@ -28,12 +28,12 @@ BESIDE = {  # stages beside it: module with add_arguments and main
 def parser(stage: str) -> argparse.ArgumentParser:
     """Return the parser of all stages, with the arguments of `stage`."""
     top = argparse.ArgumentParser(
-        prog="run.sh", description="Who speaks? From a folder of utterances to submission.csv.",
+        prog="run.sh", allow_abbrev=False, description="Who speaks? From a folder of utterances to submission.csv.",
         epilog="A run is named <competition>/<experiment>-<digest8>; a unique prefix will do.")
     top.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     stages = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, about in (STREAM | {name: about for name, (_, about) in BESIDE.items()}).items():
-        one = stages.add_parser(name, help=about, description=about)
+        one = stages.add_parser(name, help=about, description=about, allow_abbrev=False)
         if name != stage:
             continue
         if name in BESIDE:
