@@ -28,6 +28,10 @@ class RunError(SpeakerIDError):
     exit_code = 4
 
 
+class DivergedError(RunError):
+    """A run whose loss is not finite: its settings are at fault, not the machine."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint such as "; did you mean 'lr'? valid: lr, betas" for an unknown `name`."""
     valid = sorted(valid)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from src.config import Optim
-from src.errors import RunError
+from src.errors import DivergedError
 from src.files import atomic_open
 from src.model import load_tensors
 from src.optim import WeightAverage, build_optimiser, learning_rate
@@ -96,7 +96,7 @@ class Loop:
     def run(self) -> Progress:
         """Train from where the directory's last.pt left off to the end, and leave the selected weights in the model.
 
-        Raises RunError when the loss is not finite. Ctrl-C and SIGTERM end the step under way, save, and raise
+        Raises DivergedError when the loss is not finite. Ctrl-C and SIGTERM end the step under way, save, and raise
         KeyboardInterrupt; a second one stops at once, losing what came after the last save.
         """
         optimiser = build_optimiser(list(self.model.parameters()), self.optim, self.device)
@@ -157,8 +157,8 @@ class Loop:
         """Bring the sums over to the host (the loop's one synchronisation) and stop on a loss that is not finite."""
         progress.sums = {name: float(value) for name, value in device_sums.items()}
         if not math.isfinite(progress.sums.get("loss", 0.0)):
-            raise RunError(f"{self.directory}: the loss is not finite at step {progress.step}; lower optim.lr, set "
-                           "optim.grad_clip=1 or train.precision=float32, and run again")
+            raise DivergedError(f"{self.directory}: the loss is not finite at step {progress.step}; lower optim.lr, "
+                                "set optim.grad_clip=1 or train.precision=float32, and run again")
 
     def _validate(self, progress: Progress, average: WeightAverage | None) -> None:
         """Append a row to the log and begin new sums; keep a copy of the weights when they are the best so far."""

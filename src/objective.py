@@ -20,7 +20,7 @@ from src import experiments, ledger
 from src.adapt import usable_cpus
 from src.competition import Competition, open_competition
 from src.config import Experiment, Part, flatten, override, parse_assignments
-from src.errors import RunError, SettingError
+from src.errors import DivergedError, SettingError
 from src.files import digest, read_json
 from src.ledger_row import REPEATS
 from src.parts import SLOTS, complete_experiment, essential, lookup
@@ -197,9 +197,7 @@ class Objective:
         except optuna.TrialPruned as pruned:
             ended("pruned", str(pruned))
             raise
-        except (RunError, SettingError, torch.OutOfMemoryError) as error:
-            if isinstance(error, RunError) and "not finite" not in str(error):
-                raise  # a full disk, say: no fault of the settings
+        except (DivergedError, SettingError, torch.OutOfMemoryError) as error:
             ended("failed", str(error).partition("\n")[0])
             return 0.0
         if not ledger.contains(plan.digest, result["finished"]):

@@ -71,7 +71,10 @@ def test_only_the_kaggle_module_calls_the_kaggle_tool():
             assert '"kaggle", "competitions"' not in path.read_text(), name
 
 
-@pytest.mark.parametrize("stage", [None, "run", "preprocess", "train", "ensemble", "submit", "ledger"])
+STAGE_NAMES = ["run", "preprocess", "train", "ensemble", "submit", "ablate", "tune", "ledger"]
+
+
+@pytest.mark.parametrize("stage", [None, *STAGE_NAMES])
 def test_help_is_quick_and_imports_nothing_heavy(stage):
     code = ("import sys\nfrom src.__main__ import main\n"
             f"try: main({[stage, '--help'] if stage else ['--help']!r})\nexcept SystemExit: pass\n"

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from src import experiments, ledger, tune
 from src.adapt import DataSummary, adapt
 from src.config import override, parse_assignments, part
-from src.errors import RunError, SettingError
+from src.errors import DivergedError, RunError, SettingError
 from src.files import write_json
 from src.model import SpeakerModel
 from src.objective import ask, assignments
@@ -207,7 +207,7 @@ def test_trials_that_fall_behind_are_pruned_at_equal_shares_of_their_training(wo
 
 
 def test_a_diverged_trial_is_a_result_and_a_full_disk_is_not(workspace, frames_dir, monkeypatch):
-    errors = [None, RunError("x: the loss is not finite at step 3"), SettingError("encoder: 8 heads"),
+    errors = [None, DivergedError("x: the loss is not finite at step 3"), SettingError("encoder: 8 heads"),
               RunError("x: the disk is full")]
 
     def failing(plan, store, report):
