@@ -64,7 +64,7 @@ def test_no_submissions_yet(tool):
 
 
 @pytest.mark.parametrize(("body", "said"), [
-    ("sys.exit('OSError: Could not find kaggle.json. Make sure it is located in /root/.kaggle')", "sign in"),
+    ("sys.exit('OSError: Could not find kaggle.json. Make sure it is located in ~/.kaggle')", "sign in"),
     ("sys.exit('401 - Unauthorized')", "sign in"),
     ("print('You must authenticate before you can call the Kaggle API.'); sys.exit(1)", "sign in"),
     ("sys.exit('403 - Forbidden - You must accept this competition rules')", "accept the competition's rules"),
