@@ -7,7 +7,7 @@ nothing to do must find that out at once.
 import ctypes
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -107,8 +107,3 @@ def has_gpu() -> bool:
         return False
     count = ctypes.c_int(0)
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-
-
-def with_seed(experiment: Experiment, seed: int) -> Experiment:
-    """Return `experiment` under another seed."""
-    return replace(experiment, seed=seed)

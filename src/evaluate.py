@@ -32,7 +32,6 @@ def predict(model: SpeakerModel, store: Store, rows: np.ndarray, train: Train, i
         order.append(batch_rows)
         logits.append(_forward(model, batch.inputs, batch.lengths, train))
     logits = torch.cat(logits)
-    restored = torch.empty_like(logits)
     position = {row: i for i, row in enumerate(np.concatenate(order).tolist())}
     restored = logits[[position[row] for row in rows.tolist()]]
     if infer.crops:

@@ -6,7 +6,6 @@ training step on full crops skip every mask.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def valid_mask(lengths: Tensor | None, num_frames: int) -> Tensor | None:
@@ -56,14 +55,6 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
 def mean_normalise(frames: Tensor, lengths: Tensor | None) -> Tensor:
     """Return frames less each utterance's mean over time (cepstral mean normalisation); padding stays zero."""
     return zero_padding(frames - masked_mean(frames, lengths)[:, None], lengths)
-
-
-def pad_sequence(items: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return items (T_i, ...) as one zero-padded (B, T, ...) tensor and their lengths (None when all are equal)."""
-    lengths = torch.tensor([len(item) for item in items])
-    longest = int(lengths.max())
-    padded = torch.stack([F.pad(item, (0, 0) * (item.dim() - 1) + (0, longest - len(item))) for item in items])
-    return padded, None if bool((lengths == longest).all()) else lengths
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):

@@ -14,7 +14,6 @@ decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
 """
 
 import dataclasses
-import os
 import shutil
 import time
 from collections import deque
@@ -44,6 +43,8 @@ def preprocess(competition: Competition, features: Features, threads: int | None
     from its last whole chunk. Raises SettingError for settings that the input cannot give, InputError for input that is
     missing, unusable or unsafe, RunError when the disk is full.
     """
+    from src.adapt import usable_cpus
+
     settings = used_settings(competition, features)
     folder = cache_dir(competition.name)
     with lock(folder / "preprocess.lock", f"preprocess: waiting for another process that works in {folder}"):
@@ -55,7 +56,7 @@ def preprocess(competition: Competition, features: Features, threads: int | None
         if store := _finished(competition, settings, stamps, known):
             print(f"preprocess: {store} is up to date", flush=True)
             return store
-        return _make(competition, features, settings, stamps, memory, known, threads or _num_processors())
+        return _make(competition, features, settings, stamps, memory, known, threads or usable_cpus())
 
 
 def find_store(competition: Competition, features: Features) -> Path | None:
@@ -104,10 +105,6 @@ def _finished(competition: Competition, settings: Mapping[str, Any], stamps: Map
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return store if whole else None
-
-
-def _num_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make(competition: Competition, features: Features, settings: dict[str, Any], stamps: dict[str, Stamp],
