@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv once, then runs the stream:  bash run.sh [test | STAGE] [--data …] [--experiment …] [--set key=value]…
+# Makes .venv once, then runs the stream:  bash run.sh [test | torchrun | STAGE] [--data …] [--experiment …] [--set key=value]…
 # Works from any folder; paths are relative to the caller's.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -57,6 +57,10 @@ case "${1:-}" in
             exec "$python" -m pytest "$@"
         fi
         exec "$python" -m pytest -m "not campaign" "$@"
+        ;;
+    torchrun)
+        shift
+        exec "$python" -m torch.distributed.run "$@"
         ;;
     '' | --*)
         if [[ "${1:-}" == --help ]]; then exec "$python" -m src --help; fi

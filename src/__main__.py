@@ -5,7 +5,8 @@ import importlib
 import os
 import sys
 
-from src.errors import SpeakerIDError
+from src import distributed
+from src.errors import SettingError, SpeakerIDError
 
 # Idle OpenMP threads spin for a moment, not for milliseconds, before they sleep: alone a step takes as long (ECAPA-TDNN
 # 118 ms against 119), beside another busy process half to a fifth of the time.
@@ -23,6 +24,7 @@ BESIDE = {  # stages beside it: module with add_arguments and main
     "tune": ("src.tune", "an Optuna search over an experiment's settings; promote its best"),
     "ledger": ("src.ledger", "the ablation ledger: table, plot, scores"),
 }
+SHARED = ("train", "ablate")  # what may run in several processes at once
 
 
 def parser(stage: str) -> argparse.ArgumentParser:
@@ -69,7 +71,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     stage = next((word for word in arguments if not word.startswith("-")), "")
     options = parser(stage).parse_args(arguments)
+    if not distributed.is_main():
+        sys.stdout = open(os.devnull, "w")  # rank 0 speaks for all
     try:
+        if distributed.world_size() > 1 and stage not in SHARED:
+            raise SettingError(f"torchrun starts several processes, and only {' and '.join(SHARED)} can share their "
+                               "work between them; run the other stages with `bash run.sh`")
         if stage in BESIDE:
             importlib.import_module(BESIDE[stage][0]).main(options)
         else:
@@ -84,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    finally:
+        distributed.stop()
     return 0
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src import distributed
 from src.config import Experiment, override, part
 from src.errors import SettingError
 from src.parts import complete_experiment, lookup
@@ -61,6 +62,12 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     folds = auto_folds(data) if experiment.folds == "auto" else experiment.folds
     if min(steps, crop_frames, train.batch_size) < 1 or (folds != "all" and folds < 1):
         raise SettingError("train.steps, train.crop_frames, train.batch_size and folds must be at least 1")
+    processes = distributed.world_size()
+    if train.processes not in (1, processes):
+        raise SettingError(f"train.processes={train.processes}, but {processes} run: start them with `bash run.sh "
+                           f"torchrun --nproc-per-node {train.processes} -m src train …`")
+    if train.batch_size % processes:
+        raise SettingError(f"train.batch_size={train.batch_size} cannot be shared evenly by {processes} processes")
     changes = {
         "folds": folds,
         "frontend.mean_norm": (data.kind != "cepstra") if experiment.frontend.mean_norm == "auto"
@@ -70,7 +77,9 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         "train.crop_frames": crop_frames,
         "train.precision": ("bfloat16" if device == "cuda" else "float32") if train.precision == "auto"
         else train.precision,
-        "train.threads": usable_cpus() if train.threads == "auto" else train.threads,
+        "train.threads": max(1, usable_cpus() // distributed.local_world_size()) if train.threads == "auto"
+        else train.threads,
+        "train.processes": processes,
         "train.valid_every": max(1, steps // 10) if train.valid_every == "auto" else train.valid_every,
         "optim.warmup_steps": min(experiment.optim.warmup_steps, steps // 10),
     }

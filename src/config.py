@@ -88,7 +88,8 @@ class Train:
     select: Literal["best", "last"] = "best"  # which weights a fold keeps
     precision: Literal["float32", "bfloat16"] | Auto = "auto"  # autocast of the forward pass
     compile: bool = False  # torch.compile of the model
-    threads: int | Auto = "auto"  # CPU threads
+    threads: int | Auto = "auto"  # CPU threads of a process
+    processes: int = 1  # that share every batch: as many as torchrun has started
     device: Literal["cpu", "cuda"] | Auto = "auto"
 
 

@@ -48,7 +48,8 @@ CHOICES = {
     "score_kind": ("kaggle", "local", "published", ""),
     "status": ("ok", "failed", "pruned"),
 }
-REPEATS = ("seed", "train.device", "train.threads", "train.compile")  # runs that differ in these ask the same question
+# Runs that differ in these ask the same question.
+REPEATS = ("seed", "train.device", "train.threads", "train.processes", "train.compile")
 
 
 def make_row(

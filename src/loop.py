@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from src import distributed
 from src.config import Optim
 from src.errors import DivergedError
 from src.files import atomic_open
@@ -29,6 +30,7 @@ from src.optim import WeightAverage, build_optimiser, learning_rate
 
 SAVE_EVERY_S = 60.0
 SHOW_EVERY_S = 0.5
+AGREE_EVERY = 10  # steps between two moments at which several processes agree whether to stop
 LOG_EVERY_S = 30.0  # between two lines of a progress bar that goes to a file
 
 
@@ -107,7 +109,8 @@ class Loop:
         started = shown = saved = time.monotonic()
         with stop_signals() as stop_asked, tqdm(
                 total=self.steps, initial=progress.step, desc=self.description, unit="step", dynamic_ncols=True,
-                mininterval=SHOW_EVERY_S if sys.stderr.isatty() else LOG_EVERY_S) as bar:
+                mininterval=SHOW_EVERY_S if sys.stderr.isatty() else LOG_EVERY_S,
+                disable=not distributed.is_main()) as bar:
             while progress.step < self.steps:
                 self._step(progress.step, optimiser, device_sums)
                 if average:
@@ -117,7 +120,8 @@ class Loop:
                 bar.update()
                 now, is_last = time.monotonic(), progress.step == self.steps
                 is_valid = is_last or (self.valid_every and progress.step % self.valid_every == 0)
-                if is_valid or stop_asked() or now - shown > SHOW_EVERY_S:
+                is_stopped = self._agree(progress.step, stop_asked())
+                if is_valid or is_stopped or now - shown > SHOW_EVERY_S:
                     self._fetch(progress, device_sums)
                     shown_sums = {k: f"{v / progress.num_summed:.3g}" for k, v in progress.sums.items()}
                     bar.set_postfix(shown_sums, refresh=False)
@@ -125,22 +129,22 @@ class Loop:
                 if is_valid:
                     self._validate(progress, average)
                     device_sums.clear()
-                if is_valid or stop_asked() or now - saved > SAVE_EVERY_S:
+                if is_valid or is_stopped or now - saved > SAVE_EVERY_S:
                     saved = time.monotonic()
                     progress.seconds += saved - started
                     started = saved
                     self._save(progress, optimiser, average)
-                if stop_asked() and not is_last:
+                if is_stopped and not is_last:
                     raise KeyboardInterrupt
         if self.select == "best" and progress.best_step:
-            self.model.load_state_dict(load_tensors(self.directory / "best.pt"))
+            self.model.load_state_dict(self._read("best.pt"))
         elif average:
             average.swap(self.model)
         return progress
 
     def _step(self, step: int, optimiser: torch.optim.Optimizer, device_sums: dict[str, Tensor]) -> None:
         """Take one step of the optimiser and add what it measured to `device_sums`, without synchronising."""
-        torch.manual_seed(step_seed(self.seed, self.fold, step))
+        torch.manual_seed(step_seed(self.seed, self.fold, step) + distributed.rank())
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.optim)
         self.model.train()
@@ -163,13 +167,13 @@ class Loop:
     def _validate(self, progress: Progress, average: WeightAverage | None) -> None:
         """Append a row to the log and begin new sums; keep a copy of the weights when they are the best so far."""
         row = {"step": progress.step, "lr": learning_rate(progress.step - 1, self.steps, self.optim)}
-        row |= {name: value / progress.num_summed for name, value in progress.sums.items()}
+        row |= distributed.mean({name: value / progress.num_summed for name, value in progress.sums.items()})
         progress.sums, progress.num_summed = {}, 0
         if self.validate and self.valid_every:
             if average:
                 average.swap(self.model)
             self.model.eval()
-            row |= self.validate(progress.step)
+            row |= distributed.told(self.validate(progress.step) if distributed.is_main() else None)
             if row["valid_metric"] > progress.best_metric:
                 progress.best_metric, progress.best_step = row["valid_metric"], progress.step
                 if self.select == "best":
@@ -177,6 +181,8 @@ class Loop:
             if average:
                 average.swap(self.model)
         progress.log.append(row)
+        if not distributed.is_main():
+            return
         with atomic_open(self.directory / "log.csv") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             writer.writeheader()
@@ -188,16 +194,28 @@ class Loop:
             "average": average.state_dict() if average else None, "progress": asdict(progress)})
 
     def _resume(self, optimiser: torch.optim.Optimizer, average: WeightAverage | None) -> Progress:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        if not (self.directory / "last.pt").exists():
+        state = self._read("last.pt")
+        if state is None:
             return Progress()
-        state = load_tensors(self.directory / "last.pt")
         self.model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         if average:
             average.load_state_dict(state["average"])
         return Progress(**state["progress"])
 
+    def _agree(self, step: int, stop_asked: bool) -> bool:
+        """Return whether to stop; several processes must do so at the same step."""
+        if distributed.world_size() > 1 and step % AGREE_EVERY and step < self.steps:
+            return False
+        return distributed.any_of(stop_asked)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """Return a file's content as rank 0 sees it, None where there is none."""
+        path = self.directory / name
+        return distributed.told(load_tensors(path) if distributed.is_main() and path.exists() else None)
+
     def _write(self, name: str, content: dict[str, Any]) -> None:
+        if not distributed.is_main():
+            return
         with atomic_open(self.directory / name, "wb") as file:
             torch.save(content, file)

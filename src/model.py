@@ -56,8 +56,14 @@ class SpeakerModel(nn.Module):
         return self.embedding(self.pooling(*self.encoder(frames, lengths)))
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Return logits in float32: (B, num_speakers) without labels, (B, num_speakers * num_copies) with."""
-        logits = self.head(self.embed(frames, lengths), labels)
+        """Return logits in float32: (B, num_speakers) without labels, (B, num_speakers * num_copies) with labels (B,).
+
+        Labels (P, B) are P targets of each item, as mixup has them, and give (P, B, num_speakers * num_copies).
+        """
+        embedding = self.embed(frames, lengths)
+        if labels is not None and labels.dim() == 2:
+            return torch.stack([self.head(embedding, targets) for targets in labels])
+        logits = self.head(embedding, labels)
         if labels is not None or self.num_copies == 1:
             return logits
         return logits.unflatten(1, (self.num_copies, self.num_speakers)).logsumexp(1)

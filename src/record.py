@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from src import ledger
+from src import distributed, ledger
 from src.config import Experiment
 from src.errors import RunError
 from src.files import read_json
@@ -17,7 +17,8 @@ def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: s
     parent: what the experiment is a change of, not yet adapted. report: see src.train.run. A run that fails leaves a
     row too, and its RunError is raised on.
     """
-    if plan.is_done():
+    distributed.start(plan.experiment.train.device)
+    if distributed.world_size() == 1 and plan.is_done():
         result = read_json(plan.directory / "result.json")
     else:
         from src.store import Store
@@ -26,9 +27,10 @@ def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: s
         try:
             result = run(plan, Store.open(plan.store_dir), report)
         except RunError as error:
-            write_row(plan, {"status": "failed", "note": str(error)}, parent, command, stage)
+            if distributed.is_main():
+                write_row(plan, {"status": "failed", "note": str(error)}, parent, command, stage)
             raise
-    if not ledger.contains(plan.digest, result["finished"]):
+    if distributed.is_main() and not ledger.contains(plan.digest, result["finished"]):
         write_row(plan, result, parent, command, stage)
     return result
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src import distributed
 from src.augment import check_kinds
 from src.augment_waveform import Speed
 from src.config import to_json
 from src.evaluate import autocast, predict
-from src.files import lock, read_json, write_json
+from src.files import read_json, write_json
 from src.ledger_row import timestamp
 from src.logits import accuracy, cross_entropy, save_logits
 from src.loop import Loop, step_seed
@@ -37,20 +38,22 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
     report is called after each validation and may raise to stop the run (a pruned search trial). Two processes with
     the same plan never mix: the second waits. Raises RunError for a loss that is not finite.
     """
-    with lock(plan.directory / ".lock", f"{plan.run_id}: another process is training it; waiting"):
-        if plan.is_done():
-            return read_json(plan.directory / "result.json")
-        write_json(plan.directory / "experiment.json", to_json(plan.experiment))
+    waiting = f"{plan.run_id}: another process is training it; waiting"
+    with distributed.main_lock(plan.directory / ".lock", waiting):
+        if distributed.told(plan.is_done()):
+            return distributed.told(read_json(plan.directory / "result.json") if distributed.is_main() else None)
+        if distributed.is_main():
+            write_json(plan.directory / "experiment.json", to_json(plan.experiment))
         folds = store.folds(plan.experiment.folds)
-        results = []
+        done = [plan.directory / f"fold_{fold}" / "result.json" for fold in range(len(folds))]
         for fold, (train_rows, valid_rows) in enumerate(folds):
-            done = plan.directory / f"fold_{fold}" / "result.json"
-            if not done.exists():
+            if not distributed.told(done[fold].exists()):
                 _Fold(plan, store, fold, len(folds), train_rows, valid_rows).run(report)
-            results.append(read_json(done))
-        result = _summarise(plan, store, results)
-        write_json(plan.directory / "result.json", result)
-        return result
+        result = None
+        if distributed.is_main():
+            result = _summarise(plan, store, [read_json(path) for path in done])
+            write_json(plan.directory / "result.json", result)
+        return distributed.told(result)
 
 
 def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -100,6 +103,11 @@ class _Fold:
         torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
         self.model = SpeakerModel(self.experiment, store.kind, store.dim, len(store.speakers), num_copies)
         self.model.to(self.train.device)
+        self.shared_model = distributed.averaged(self.model, self.train.device)
+        if self.train.compile:
+            from src.compiler import compiled
+
+            self.shared_model = compiled(self.shared_model, self.train.device)
 
     def run(self, report: Report | None) -> None:
         """Fit, then save model, logits and result, the result last."""
@@ -109,6 +117,8 @@ class _Fold:
             validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
             description=self.name)
         progress = loop.run()
+        if not distributed.is_main():
+            return
         started = time.monotonic()
         save_model(self.directory / "model.pt", self.model, self.experiment, self.store.kind, self.store.dim,
                    self.store.speakers)
@@ -128,9 +138,10 @@ class _Fold:
     def loss_of(self, step: int) -> dict[str, Tensor]:
         """Return loss and accuracy of the step's crops, augmented."""
         size = self.train.batch_size
-        rows, starts = self.sampler.take(step * size, size)
+        rows, starts = self.sampler.take(*distributed.share(step * size, size))
         batch = self.store.crops(rows, starts, self.train.crop_frames * self.unit).to(self.train.device)
-        generator = torch.Generator(self.train.device).manual_seed(step_seed(self.experiment.seed, self.fold, step))
+        seed = step_seed(self.experiment.seed, self.fold, step) + distributed.rank()
+        generator = torch.Generator(self.train.device).manual_seed(seed)
         inputs, lengths, labels = batch.inputs, batch.lengths, batch.labels
         for augmentation in self.waveform_augmentations:
             if augmentation is self.speed and self.train.speed_classes:
@@ -145,15 +156,15 @@ class _Fold:
             self.model.head.set_progress(step / self.train.steps)
         if not self.train.mixup:
             with autocast(self.train):
-                logits = self.model(frames, lengths, labels)
+                logits = self.shared_model(frames, lengths, labels)
             return {"loss": self.task.losses(logits, labels).mean(), "accuracy": self.task.accuracy(logits, labels)}
         frames, other, share = mix_up(frames, self.train.mixup, generator)
+        targets = torch.stack([labels, labels[other]])
         with autocast(self.train):
-            embedding = self.model.embed(frames, lengths)
-            pair = [(self.model.head(embedding, target), target) for target in (labels, labels[other])]
-        losses = torch.stack([self.task.losses(logits, target) for logits, target in pair])
+            logits = self.shared_model(frames, lengths, targets)
+        losses = [self.task.losses(*pair) for pair in zip(logits, targets)]
         return {"loss": (share * losses[0] + (1 - share) * losses[1]).mean(),
-                "accuracy": self.task.accuracy(*pair[0])}
+                "accuracy": self.task.accuracy(logits[0], labels)}
 
     def validate(self, report: Report | None, step: int) -> dict[str, float]:
         """Return loss and accuracy of the held-out utterances, whole and masked, as a submission sees them."""
