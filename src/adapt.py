@@ -53,9 +53,9 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         raise SettingError(f"encoder '{experiment.encoder.name}' takes waveforms, the store holds {data.kind}: "
                            "use audio input and --set features.store=waveform")
     train = experiment.train
-    if train.speed_classes and "speed" not in [item.name for item in experiment.augment]:
-        raise SettingError("train.speed_classes: there are no copies without the speed augmentation; "
-                           "--set augment=speed (it plays waveforms: --set features.store=waveform)")
+    if train.speed_classes and not {"speed", "mel_speed"} & {item.name for item in experiment.augment}:
+        raise SettingError("train.speed_classes: there are no copies without a speed augmentation; --set "
+                           "augment=mel_speed for log-mels, or augment=speed with features.store=waveform")
     device = ("cuda" if has_gpu() else "cpu") if train.device == "auto" else train.device
     steps = auto_steps(data, train.batch_size) if train.steps == "auto" else train.steps
     crop_frames = auto_crop(data) if train.crop_frames == "auto" else train.crop_frames

@@ -173,7 +173,8 @@ class Tempo(Augmentation):
         factor = uniform(generator, 1 - self.change, 1 + self.change, (len(inputs), 1))
         return self.apply(inputs, lengths, factor)
 
-    def apply(self, inputs: Tensor, lengths: Tensor | None, factor: Tensor) -> Tensor:
+    @staticmethod
+    def apply(inputs: Tensor, lengths: Tensor | None, factor: Tensor) -> Tensor:
         """Return items (B, T, F) at `factor` (B, 1) times their tempo, by linear interpolation between frames."""
         num_frames = inputs.shape[1]
         position = torch.arange(num_frames, device=inputs.device) * factor

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from src.acoustics import SAMPLE_RATE, uniform, whole, wrapped
 from src.augment import Augmentation
+from src.augment_speed import SpeedCopies
 from src.masking import zero_padding
 
 
@@ -23,29 +24,16 @@ class WaveformAugmentation(Augmentation):
     kinds = ("waveform",)
 
 
-class Speed(WaveformAugmentation):
-    """Speech played faster or slower, pitch with it (Ko et al., 2015), by band-limited interpolation.
+class Speed(SpeedCopies):
+    """Speed perturbation of waveforms by band-limited interpolation.
 
-    factors: the speeds drawn from, with equal chances; the first is 1, as recorded.
-
-    Where altered copies are to be speakers of their own, call `draw`, then `apply`, and give the loss
-    label + factor_index * num_speakers: index 0 keeps the label.
+    factors: see SpeedCopies.
     """
 
+    kinds = ("waveform",)
+
     def __init__(self, factors: tuple[float, ...] = (1.0, 0.9, 1.1), prob: float = 1.0) -> None:
-        super().__init__(prob)
-        if factors[0] != 1.0 or min(factors) <= 0:
-            raise ValueError(f"factors = {factors} must be positive and begin with 1.0")
-        self.factors = factors
-
-    def __call__(self, inputs: Tensor, lengths: Tensor | None, generator: Generator) -> tuple[Tensor, Tensor | None]:
-        """Return (waveforms, lengths), each item at a drawn speed."""
-        return self.apply(inputs, lengths, self.draw(len(inputs), generator)), lengths
-
-    def draw(self, batch: int, generator: Generator) -> Tensor:
-        """Return (B,) int64 indices into `factors`; items that `prob` passes over get 0."""
-        chosen = uniform(generator, 0.0, 1.0, (batch,)) < self.prob
-        return whole(generator, len(self.factors), (batch,)) * chosen
+        super().__init__(factors, prob)
 
     def apply(self, waveforms: Tensor, lengths: Tensor | None, factor_index: Tensor) -> Tensor:
         """Return waveforms (B, N) at the speeds `factors[factor_index]`, (B,) int64."""

@@ -176,6 +176,8 @@ SPACE: tuple[Choice | Range, ...] = (
     _choice("infer.crops", 0, 3, 5),
     *_switch("speed"),
     _choice("train.speed_classes", False, True, when="speed", kinds=("waveform",)),
+    *_switch("mel_speed"),
+    _choice("train.speed_classes", False, True, when="mel_speed", kinds=("logmel",)),
     *_switch("circular_shift", _range("max_s", 0.05, 0.3)),
     *_switch("pitch_shift"),
     *_switch("white_noise", _log("amplitude", 1e-3, 2e-2)),

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from src import distributed
-from src.augment import check_kinds
-from src.augment_waveform import Speed
+from src.augment import Augmentation, check_kinds
+from src.augment_speed import SpeedCopies
 from src.config import to_json
 from src.evaluate import autocast, predict
 from src.files import read_json, write_json
@@ -98,8 +98,9 @@ class _Fold:
         self.frame_augmentations = [a for a in augmentations if "waveform" not in a.kinds]
         check_kinds(self.waveform_augmentations, store.kind)
         check_kinds(self.frame_augmentations, "logmel" if store.kind == "waveform" else store.kind)
-        self.speed = next((a for a in self.waveform_augmentations if isinstance(a, Speed)), None)
-        num_copies = len(self.speed.factors) if self.train.speed_classes else 1
+        speeds = [a for a in augmentations if isinstance(a, SpeedCopies)]
+        self.speed = speeds[0] if self.train.speed_classes else None  # the one whose copies are classes
+        num_copies = len(self.speed.factors) if self.speed else 1
         torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
         self.model = SpeakerModel(self.experiment, store.kind, store.dim, len(store.speakers), num_copies)
         self.model.to(self.train.device)
@@ -143,15 +144,9 @@ class _Fold:
         seed = step_seed(self.experiment.seed, self.fold, step) + distributed.rank()
         generator = torch.Generator(self.train.device).manual_seed(seed)
         inputs, lengths, labels = batch.inputs, batch.lengths, batch.labels
-        for augmentation in self.waveform_augmentations:
-            if augmentation is self.speed and self.train.speed_classes:
-                copies = self.speed.draw(len(labels), generator)
-                inputs, labels = self.speed.apply(inputs, lengths, copies), labels + copies * self.model.num_speakers
-            else:
-                inputs, lengths = augmentation(inputs, lengths, generator)
+        inputs, labels = self.augmented(self.waveform_augmentations, inputs, lengths, labels, generator)
         frames, lengths = self.model.extract(inputs, lengths)
-        for augmentation in self.frame_augmentations:
-            frames, lengths = augmentation(frames, lengths, generator)
+        frames, labels = self.augmented(self.frame_augmentations, frames, lengths, labels, generator)
         if hasattr(self.model.head, "set_progress"):
             self.model.head.set_progress(step / self.train.steps)
         if not self.train.mixup:
@@ -165,6 +160,17 @@ class _Fold:
         losses = [self.task.losses(*pair) for pair in zip(logits, targets)]
         return {"loss": (share * losses[0] + (1 - share) * losses[1]).mean(),
                 "accuracy": self.task.accuracy(logits[0], labels)}
+
+    def augmented(self, augmentations: list[Augmentation], inputs: Tensor, lengths: Tensor | None, labels: Tensor,
+                  generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels after the augmentations; a speed's copies may be classes of their own."""
+        for augmentation in augmentations:
+            if augmentation is self.speed:
+                copies = augmentation.draw(len(labels), generator)
+                inputs, labels = augmentation.apply(inputs, lengths, copies), labels + copies * self.model.num_speakers
+            else:
+                inputs, _ = augmentation(inputs, lengths, generator)
+        return inputs, labels
 
     def validate(self, report: Report | None, step: int) -> dict[str, float]:
         """Return loss and accuracy of the held-out utterances, whole and masked, as a submission sees them."""

@@ -12,6 +12,7 @@ from src import augment_session as log_mels
 from src import augment_waveform_session as waves
 from src.acoustics import incoherent_sum, mel_bands
 from src.augment import LOG_FLOOR, SpecAugment, Tempo, TimeMask, check_kinds
+from src.augment_speed import MelSpeed
 from src.augment_waveform import CircularShift, PitchShift, Speed
 from src.config import Part
 from src.errors import SettingError
@@ -276,6 +277,24 @@ def test_pitch_shift_moves_the_fundamental_and_keeps_the_duration(semitone):
     assert float(loud[0]) == pytest.approx(0.5, abs=0.04)
     assert float(loud[-1] - loud[0]) == pytest.approx(1.0, abs=0.05)
     assert float(shifted.square().mean() / tone.square().mean()) == pytest.approx(1.0, abs=0.2)
+
+
+def test_mel_speed_is_the_log_mel_of_speech_played_faster():
+    time_s = torch.arange(32000) / 16000
+    sweep = torch.sin(2 * math.pi * (700 * time_s + 250 * time_s.square()))[None]  # 700 Hz, 500 Hz more every second
+    mel = torchaudio.transforms.MelSpectrogram(16000, 400, 400, 160, f_min=50.0, n_mels=40)
+
+    def loudest(waveform):
+        return mel(waveform).clamp_min(1e-9).log().transpose(1, 2).softmax(2) @ torch.arange(40.0)
+
+    for index, factor in enumerate((1.0, 0.9, 1.1)):
+        played = torchaudio.functional.resample(sweep, round(factor * 10), 10)
+        warped = MelSpeed().apply(mel(sweep).clamp_min(1e-9).log().transpose(1, 2), None, torch.tensor([index]))
+        found, expected = warped.softmax(2) @ torch.arange(40.0), loudest(played)
+        frames = min(found.shape[1], expected.shape[1]) - 20
+        assert (found[0, 5:frames] - expected[0, 5:frames]).abs().mean() < 0.35, "bands"
+    copies = MelSpeed().draw(300, rng())
+    assert set(copies.tolist()) == {0, 1, 2}
 
 
 def test_speed_moves_pitch_and_duration_and_names_its_factor():

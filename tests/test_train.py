@@ -98,8 +98,9 @@ def test_a_fold_stopped_and_resumed_equals_one_never_stopped(course_dir, workspa
         np.testing.assert_array_equal(read_logits(plan.directory / "fold_0" / name)[1], expected)
 
 
-def test_waveforms_with_speed_copies_as_classes_leave_logits_of_the_speakers(audio_dir, workspace):
-    changes = {"features.store": "waveform", "augment": "speed", "train.speed_classes": True, "folds": 1}
+@pytest.mark.parametrize("changes", [{"features.store": "waveform", "augment": "speed"}, {"augment": "mel_speed"}])
+def test_speed_copies_as_classes_leave_logits_of_the_speakers(audio_dir, workspace, changes):
+    changes = {**changes, "train.speed_classes": True, "folds": 1}
     plan, store, _ = train(audio_dir, **changes)
     for name in ("valid.npz", "test.npz"):
         logits = read_logits(plan.directory / "fold_0" / name)[1]
