@@ -82,6 +82,8 @@ class Train:
     crop_frames: int | Auto = 128
     label_smoothing: float = 0.0
     mixup: float = 0.0  # alpha of Beta(alpha, alpha) (Zhang et al., 2018); 0: none
+    pseudo_labels: str = ""  # a run or blend whose surest test predictions join the training part
+    pseudo_share: float = 0.7  # of the test utterances that do
     balanced: bool = False  # draw every class equally often: small ones are over-sampled up to the largest
     speed_classes: bool = False  # the speed augmentation's copies are classes of their own in the training head
     valid_every: int | Auto = "auto"  # steps between validations

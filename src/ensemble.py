@@ -2,7 +2,7 @@
 
 A run's folds are averaged as log-posteriors. Several runs are blended with weights (and one temperature) that
 minimise the out-of-fold cross-entropy; test logits never enter a fit. Writes
-data/runs/<competition>/ensemble-<digest8>/ with valid.npz, test.npz and result.json.
+data/runs/<competition>/ensemble-<digest8>/ with valid.npz, test.npz, pseudo_labels.npz and result.json.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import RunError, SettingError
-from src.files import digest, read_json, write_json
+from src.errors import SettingError
+from src.files import digest, write_json
 from src.logits import accuracy, log_softmax, read_logits, save_logits
+from src.plan import ensemble_dir, read_result
+from src.pseudo_labels import save_pseudo_labels
 
-VERSION = 1  # raise it when this stage's code changes what a blend computes
 CROSS_FIT_PARTS = 5
 
 
@@ -29,16 +30,7 @@ class Member:
     valid: np.ndarray
     test_rows: np.ndarray
     test: np.ndarray
-
-
-def ensemble_dir(run_dirs: list[Path]) -> Path:
-    """Return where the blend of these runs lies or will lie; raises RunError for an unfinished run."""
-    results = [_read_result(path) for path in run_dirs]
-    if len({r["store"] for r in results}) != 1:
-        raise SettingError("the runs do not share one store (other data or features): "
-                           + ", ".join(r["run_id"] for r in results))
-    content = {"stage": "ensemble", "version": VERSION, "runs": sorted(r["digest"] for r in results)}
-    return run_dirs[0].parent / f"ensemble-{digest(content)[:8]}"
+    fold_tests: list[np.ndarray]  # of each fold that was held out
 
 
 def blend(run_dirs: list[Path], labels: np.ndarray) -> Path:
@@ -71,10 +63,16 @@ def blend(run_dirs: list[Path], labels: np.ndarray) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     for name, rows, scores in (("valid", valid_rows, valid), ("test", test_rows, test)):
         save_logits(directory / f"{name}.npz", rows, scores)
+    num_folds = min(len(m.fold_tests) for m in members)
+    if len({len(m.fold_tests) for m in members}) > 1:  # other folds split otherwise, but for the first of five
+        num_folds = min(num_folds, int({len(m.fold_tests) for m in members} <= {1, 5}))
+    by_fold = [np.tensordot(weights, np.stack([m.fold_tests[k] for m in members]), 1) for k in range(num_folds)]
+    save_pseudo_labels(directory, test_rows, by_fold, test)
     write_json(directory / "result.json", {
         "run_id": f"{run_dirs[0].parent.name}/{directory.name}",
         "digest": digest(sorted(m.result["digest"] for m in members)),
         "store": members[0].result["store"],
+        "table": members[0].result["table"],
         "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
         "valid": blended if fitted else None,
         "num_valid": len(valid_rows),
@@ -86,7 +84,7 @@ def blend(run_dirs: list[Path], labels: np.ndarray) -> Path:
 
 def read_member(run_dir: Path) -> Member:
     """Return a run's log-posteriors: out-of-fold rows joined over folds, test averaged over folds."""
-    result = _read_result(run_dir)
+    result = read_result(run_dir)
     valid_rows, valid, test, test_rows = [], [], [], None
     for fold_dir in sorted(run_dir.glob("fold_*"), key=lambda path: int(path.name[5:])):
         rows, scores = read_logits(fold_dir / "valid.npz")
@@ -96,7 +94,8 @@ def read_member(run_dir: Path) -> Member:
         test.append(log_softmax(scores))
     rows = np.concatenate(valid_rows)
     order = np.argsort(rows, kind="stable")
-    return Member(result["run_id"], result, rows[order], np.concatenate(valid)[order], test_rows, np.mean(test, axis=0))
+    return Member(result["run_id"], result, rows[order], np.concatenate(valid)[order], test_rows,
+                  np.mean(test, axis=0), test if len(rows) else [])
 
 
 def fit_weights(stacked: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -146,10 +145,3 @@ def _common(members: list[Member]) -> tuple[np.ndarray, np.ndarray]:
     if not len(rows):
         raise SettingError("the runs share no out-of-fold utterance; blend runs with the same folds")
     return rows, np.stack([m.valid[np.searchsorted(m.valid_rows, rows)] for m in members])
-
-
-def _read_result(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "result.json"
-    if not path.exists():
-        raise RunError(f"{run_dir}: the run is not finished; run its train stage first")
-    return read_json(path)

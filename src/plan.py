@@ -1,19 +1,23 @@
-"""What a run will be before it is done: a complete experiment on a store, its digest, its name and its place.
+"""What a run or a blend will be before it is done: its digest, its name and its place.
 
 Imports no torch, so that a finished run is recognised at once.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.adapt import DataSummary, adapt
-from src.config import Experiment
-from src.errors import SettingError, nearest
+from src.config import Experiment, override
+from src.errors import RunError, SettingError, nearest
 from src.files import digest, read_json
 from src.parts import essential
+from src.pseudo_labels import PSEUDO_LABELS
 from src.workspace import runs_dir
 
 VERSION = 1  # raise it when training code changes what a run computes
+ENSEMBLE_VERSION = 2  # raise it when the ensemble stage's code changes what a blend computes
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Plan:
         """The run's folder."""
         return runs_dir() / self.run_id
 
+    @property
+    def pseudo_labels_path(self) -> Path:
+        """The file of predictions that join the training part, where the experiment has any."""
+        return runs_dir() / self.experiment.train.pseudo_labels / PSEUDO_LABELS
+
     def is_done(self) -> bool:
         """Return whether every fold has been trained."""
         return (self.directory / "result.json").exists()
@@ -44,10 +53,15 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
     """Return what a run of `experiment` on a finished store will be. Raises SettingError for what cannot work."""
     meta = read_json(store_dir / "meta.json")
     complete = adapt(experiment, DataSummary(**meta["summary"]))
+    content = {}
+    if complete.train.pseudo_labels:
+        path = _find_pseudo_labels(complete.train.pseudo_labels, competition)
+        complete = override(complete, {"train.pseudo_labels": f"{competition}/{path.parent.name}"})
+        content["pseudo_labels"] = hashlib.sha256(path.read_bytes()).hexdigest()
     settings = essential(complete)
     if meta["kind"] != "waveform":  # what preprocess used of them is in the store's digest; the model uses none
         settings.pop("features", None)
-    content = {"stage": "train", "version": VERSION, "store": meta["digest"], "settings": settings}
+    content |= {"stage": "train", "version": VERSION, "store": meta["digest"], "settings": settings}
     return Plan(competition, complete, store_dir, digest(content))
 
 
@@ -66,3 +80,35 @@ def find_run(name: str) -> Path:
     if matches:
         raise SettingError(f"run '{name}' is not unique: {', '.join(matches[:8])}")
     raise SettingError(f"no run '{name}'{nearest(name, ids)}")
+
+
+def ensemble_dir(run_dirs: list[Path]) -> Path:
+    """Return where the blend of these runs lies or will lie.
+
+    Raises RunError for an unfinished run, SettingError for runs that are not about the same utterances.
+    """
+    results = [read_result(path) for path in run_dirs]
+    if len({r["table"] for r in results}) != 1:
+        raise SettingError("the runs are not about the same utterances: " + ", ".join(r["run_id"] for r in results))
+    content = {"stage": "ensemble", "version": ENSEMBLE_VERSION, "runs": sorted(r["digest"] for r in results)}
+    return run_dirs[0].parent / f"ensemble-{digest(content)[:8]}"
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """Return what a finished run or blend says of itself; raises RunError for an unfinished one."""
+    path = run_dir / "result.json"
+    if not path.exists():
+        raise RunError(f"{run_dir}: the run is not finished; run its train stage first")
+    return read_json(path)
+
+
+def _find_pseudo_labels(name: str, competition: str) -> Path:
+    """Return the predictions of a blend, or of a finished run's own blend, by a unique prefix of its name."""
+    run_dir = find_run(name if "/" in name else f"{competition}/{name}")
+    if run_dir.parent.name != competition:
+        raise SettingError(f"train.pseudo_labels={name}: predictions of another competition than '{competition}'")
+    blend_dir = run_dir if run_dir.name.startswith("ensemble-") else ensemble_dir([run_dir])
+    if not (blend_dir / PSEUDO_LABELS).exists():
+        raise SettingError(f"train.pseudo_labels={name}: no predictions yet; run `bash run.sh ensemble "
+                           f"{competition}/{run_dir.name}` first")
+    return blend_dir / PSEUDO_LABELS

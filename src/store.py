@@ -91,6 +91,12 @@ class Store:
         """Return the store with all of its frames held in the memory of `device` ("cpu" or "cuda")."""
         return replace(self, flat=self.flat.to(device, copy=True))
 
+    def labelled(self, rows: np.ndarray, labels: np.ndarray) -> Store:
+        """Return the store with `labels` (M,) given to `rows` (M,)."""
+        whole = self.labels.copy()
+        whole[rows] = labels
+        return replace(self, labels=whole)
+
     def crops(self, rows: Sequence[int], starts: Sequence[int], num_frames: int) -> Batch:
         """Return crops of `num_frames` frames (samples for waveforms), one a row, from `starts`.
 

@@ -16,7 +16,7 @@ from src.config import Experiment, override, parse_assignments
 from src.errors import RunError, SettingError
 from src.files import lock, read_json
 from src.parts import complete_experiment
-from src.plan import Plan, find_run, make_plan
+from src.plan import Plan, ensemble_dir, find_run, make_plan
 from src.preprocess import find_store
 from src.record import train_and_record
 from src.workspace import DATA_DIR, cache_dir, use_smoke_workspace, workspace_dir
@@ -134,12 +134,11 @@ def command(options: argparse.Namespace) -> str:
 
 
 def _ensemble(run_dirs: list[Path], store_dir: Path) -> Path:
-    from src.ensemble import blend, ensemble_dir
-
     directory = ensemble_dir(run_dirs)
     if (directory / "result.json").exists():
         print(f"[3/4] ensemble: {directory.name} is there, skipped")
         return directory
+    from src.ensemble import blend
     from src.store import Store
 
     print("[3/4] ensemble:")

@@ -18,13 +18,14 @@ from src.augment import Augmentation, check_kinds
 from src.augment_speed import SpeedCopies
 from src.config import to_json
 from src.evaluate import autocast, predict
-from src.files import read_json, write_json
+from src.files import digest, read_json, write_json
 from src.ledger_row import timestamp
 from src.logits import accuracy, cross_entropy, save_logits
 from src.loop import Loop, step_seed
 from src.model import SpeakerModel, num_parameters, save_model
 from src.parts import build
 from src.plan import Plan
+from src.pseudo_labels import read_pseudo_labels
 from src.sampler import CropSampler
 from src.store import Store
 from src.task import Classification, mix_up
@@ -63,6 +64,7 @@ def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[
         "run_id": plan.run_id,
         "digest": plan.digest,
         "store": store.digest,
+        "table": digest([store.utt_ids, store.speakers]),
         "num_classes": len(store.speakers),
         "params": results[0]["params"],
         "steps": plan.experiment.train.steps,
@@ -87,6 +89,10 @@ class _Fold:
         self.name = f"{plan.run_id} fold {fold + 1}/{num_folds}"
         self.directory = plan.directory / f"fold_{fold}"
         torch.set_num_threads(self.train.threads)
+        if self.train.pseudo_labels:
+            rows, labels = read_pseudo_labels(plan.pseudo_labels_path, None if self.experiment.folds == "all" else fold,
+                                              self.train.pseudo_share)
+            store, train_rows = store.labelled(rows, labels), np.concatenate([train_rows, rows])
         self.store = store.to(self.train.device) if self.train.device != "cpu" else store
         self.task = Classification(self.train.label_smoothing)
         self.unit = store.hop_length if store.kind == "waveform" else 1

@@ -11,7 +11,7 @@ from src.logits import log_softmax, read_logits
 CLASSES = 4
 
 
-def write_run(root, name, folds, test, *, store="s", shift=0.0):
+def write_run(root, name, folds, test, *, table="t", shift=0.0):
     """Write a finished run's files: folds is a list of (rows, logits), test a list of logits a fold."""
     run_dir = root / f"{name}-00000000"
     for k, ((rows, logits), test_logits) in enumerate(zip(folds, test)):
@@ -19,7 +19,7 @@ def write_run(root, name, folds, test, *, store="s", shift=0.0):
         np.savez(run_dir / f"fold_{k}" / "valid.npz", rows=np.array(rows, int), logits=np.float32(logits))
         np.savez(run_dir / f"fold_{k}" / "test.npz", rows=np.arange(900, 900 + len(test_logits)),
                  logits=np.float32(test_logits) + np.float32(shift))
-    write_json(run_dir / "result.json", {"run_id": f"c/{name}-00000000", "digest": name, "store": store, "params": 10,
+    write_json(run_dir / "result.json", {"run_id": f"c/{name}-00000000", "digest": name, "store": "s", "table": table, "params": 10,
                                          "seconds": 1.0})
     return run_dir
 
@@ -95,8 +95,8 @@ def test_runs_that_do_not_fit_together_are_refused(tmp_path, labels):
     folds, _ = two_folds(labels, 1.0, 1)
     test = [np.zeros((5, CLASSES))] * 2
     one = write_run(tmp_path, "one", folds, test)
-    with pytest.raises(SettingError, match="do not share one store"):
-        blend([one, write_run(tmp_path, "two", folds, test, store="other")], labels)
+    with pytest.raises(SettingError, match="not about the same utterances"):
+        blend([one, write_run(tmp_path, "two", folds, test, table="other")], labels)
     unfinished = tmp_path / "three-00000000"
     unfinished.mkdir()
     with pytest.raises(RunError, match="not finished"):

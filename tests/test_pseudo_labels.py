@@ -1,0 +1,86 @@
+"""A second round on a blend's predictions: fold k learns from models that never saw fold k, and from nothing else."""
+
+import numpy as np
+import pytest
+
+from src import experiments
+from src.competition import open_competition
+from src.config import override, part
+from src.ensemble import blend
+from src.errors import SettingError
+from src.logits import read_logits
+from src.plan import make_plan
+from src.preprocess import preprocess
+from src.pseudo_labels import read_pseudo_labels, save_pseudo_labels
+from src.store import Store
+from src.train import run
+
+TINY = {"encoder": part("transformer", d_model=16, num_heads=2, feed_forward_dim=32), "train.steps": 30,
+        "train.batch_size": 8, "train.crop_frames": 20, "train.threads": 1, "train.device": "cpu", "folds": 2}
+
+
+def plan_of(directory, **changes):
+    competition = open_competition(directory)
+    experiment = override(experiments.get("course"), TINY | changes)
+    return make_plan(competition.name, preprocess(competition, experiment.features), experiment)
+
+
+def first_round(directory, **changes):
+    plan = plan_of(directory, **changes)
+    store = Store.open(plan.store_dir)
+    run(plan, store)
+    return plan, store, blend([plan.directory], store.labels)
+
+
+def test_each_fold_is_given_what_its_own_models_predict(course_dir, workspace, monkeypatch):
+    plan, store, blend_dir = first_round(course_dir)
+    seen = []
+    take = Store.crops
+
+    def crops(self, rows, starts, num_frames):
+        seen.append((np.asarray(rows), self.labels[rows]))
+        return take(self, rows, starts, num_frames)
+
+    monkeypatch.setattr(Store, "crops", crops)
+    second = plan_of(course_dir, **{"train.pseudo_labels": plan.run_id, "train.pseudo_share": 0.75})
+    assert second.experiment.train.pseudo_labels == f"toy_course/{blend_dir.name}", "named by the blend, whatever asked"
+    run(second, store)
+    steps = TINY["train.steps"]
+    for fold, (train_rows, valid_rows) in enumerate(store.folds(2)):
+        rows, labels = (np.concatenate(column) for column in zip(*seen[fold * steps : (fold + 1) * steps]))
+        logits = read_logits(plan.directory / f"fold_{fold}" / "test.npz")[1]
+        sure = np.sort(np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).max(1))
+        guessed = dict(zip(store.test_rows.tolist(), logits.argmax(1).tolist()))
+        pseudo = {int(row): int(label) for row, label in zip(rows, labels) if row in guessed}
+        assert len(pseudo) == 3, f"three quarters of the four test utterances: {sure}"
+        assert all(guessed[row] == label for row, label in pseudo.items())
+        assert set(rows.tolist()) == set(train_rows.tolist()) | set(pseudo)
+        assert not set(rows.tolist()) & set(valid_rows.tolist())
+    assert (store.labels[store.test_rows] == -1).all(), "the store itself has learnt no test label"
+
+
+def test_the_surest_come_first_and_a_fold_that_was_seen_is_refused(tmp_path):
+    first = np.log([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
+    second = np.log([[0.1, 0.9], [0.6, 0.4], [0.5, 0.5]])
+    save_pseudo_labels(tmp_path, np.array([7, 8, 9]), [first], second)
+    rows, labels = read_pseudo_labels(tmp_path / "pseudo_labels.npz", 0, 0.67)
+    assert (rows.tolist(), labels.tolist()) == ([8, 9], [0, 1])
+    rows, labels = read_pseudo_labels(tmp_path / "pseudo_labels.npz", None, 0.34)
+    assert (rows.tolist(), labels.tolist()) == ([7], [1])
+    with pytest.raises(SettingError, match="hold out no fold 2"):
+        read_pseudo_labels(tmp_path / "pseudo_labels.npz", 1, 0.5)
+
+
+def test_other_predictions_are_another_run_and_missing_ones_an_error(course_dir, workspace):
+    plan, store, blend_dir = first_round(course_dir)
+    before = plan_of(course_dir, **{"train.pseudo_labels": plan.run_id}).digest
+    scores = np.zeros((2, len(store.test_rows), 3))
+    save_pseudo_labels(blend_dir, store.test_rows, list(scores), scores[0])
+    assert plan_of(course_dir, **{"train.pseudo_labels": plan.run_id}).digest != before
+    (blend_dir / "pseudo_labels.npz").unlink()
+    with pytest.raises(SettingError, match="run `bash run.sh ensemble"):
+        plan_of(course_dir, **{"train.pseudo_labels": plan.run_id})
+    seen_all, _, _ = first_round(course_dir, folds="all")
+    known = plan_of(course_dir, **{"train.pseudo_labels": seen_all.run_id})
+    with pytest.raises(SettingError, match="folds=all here"):
+        run(known, store)
