@@ -91,6 +91,20 @@ def find(run_id_prefix: str, rows: list[dict[str, str]]) -> int:
     return ids[matches[0]]
 
 
+def describe_shift(run_id: str, shifted: float, conditions: str, path: Path | None = None) -> dict[str, str]:
+    """Fill the accuracies of a run under degraded conditions, and return its row; no other byte changes.
+
+    shifted: the accuracy to expect of a test set from other sessions. conditions: that of each condition, as text.
+    """
+    path = Path(path or ledger_path())
+    with _locked(path):
+        parsed = _parse(path.read_bytes(), path) if path.exists() else []
+        at = find(run_id, [row for _, row in parsed])
+        row = parsed[at][1] | {"shifted": to_cell("shifted", shifted), "conditions": conditions}
+        _replace(path, parsed, at, row)
+    return row
+
+
 def score(
     run_id_prefix: str,
     public: float | None = None,
@@ -123,13 +137,7 @@ def score(
         if old["score_kind"] != kind:
             given = {"public": "", "private": "", **given}  # no half of one kind beside a half of another
         row = {**old, **given, "score_kind": kind}
-        if problem := problem_of([*row.values()]):
-            raise SettingError(f"ledger: {problem}")
-        if row != old:
-            records = [record for record, _ in parsed]
-            records[at] = _line(row.values())
-            with atomic_open(path, "wb") as file:
-                file.write(_line(COLUMNS) + b"".join(records))
+        _replace(path, parsed, at, row)
     return row
 
 
@@ -170,6 +178,17 @@ def sync(competition: str, path: Path | None = None) -> int:
     for key, lines in said.items():
         print(f"{titles[key]}: {len(lines)}", *lines, sep="\n  ")
     return len(said["filled"])
+
+
+def _replace(path: Path, parsed: list[tuple[bytes, dict[str, str]]], at: int, row: dict[str, str]) -> None:
+    """Write the file with another row in the place of one; raises SettingError for a row that is not right."""
+    if problem := problem_of([*row.values()]):
+        raise SettingError(f"ledger: {problem}")
+    if row != parsed[at][1]:
+        records = [record for record, _ in parsed]
+        records[at] = _line(row.values())
+        with atomic_open(path, "wb") as file:
+            file.write(_line(COLUMNS) + b"".join(records))
 
 
 def _names(description: str, run_id: str) -> bool:

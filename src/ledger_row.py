@@ -37,11 +37,11 @@ TECHNIQUES = {  # column -> the setting it shows; the first that the experiment 
     "lr": ("optim.lr",),
     "ema": ("optim.ema_decay",),
 }
-FIGURES = ("params", "steps", "folds", "seeds", "metric", "train", "valid", "public", "private", "score_kind",
-           "seconds", "device")
+FIGURES = ("params", "steps", "folds", "seeds", "metric", "train", "valid", "shifted", "conditions", "public",
+           "private", "score_kind", "seconds", "device")
 COLUMNS = ("date", "source", "stage", "competition", "run_id", "experiment", "parent", "changed", *TECHNIQUES, *FIGURES,
            "status", "commit", "digest", "group", "parent_group", "command", "note")
-NUMBERS = ("params", "steps", "train", "valid", "public", "private", "seconds")
+NUMBERS = ("params", "steps", "train", "valid", "shifted", "public", "private", "seconds")
 CHOICES = {
     "source": ("ours", "published"),
     "stage": ("train", "pretrain", "ablate", "tune", "ensemble", ""),
@@ -93,6 +93,18 @@ def make_row(
         "group": group(experiment),
         "parent_group": group(parent) if parent else "",
         "command": command,
+    }
+
+
+def make_blend_row(result: Mapping[str, Any], *, competition: str, command: str) -> dict[str, Any]:
+    """Return the row of a blend of several runs. result: what the ensemble stage wrote of it."""
+    members = [f"{run_id.partition('/')[2]} × {weight:.3g}" for run_id, weight in result["members"].items()]
+    return {
+        "date": timestamp(), "source": "ours", "stage": "ensemble", "competition": competition,
+        "run_id": result["run_id"], "experiment": "ensemble", "changed": " + ".join(members), "params": result["params"],
+        "metric": "accuracy", "valid": result["valid"], "seconds": result["seconds"], "status": "ok",
+        "commit": commit(), "digest": result["digest"], "group": result["digest"][:8], "command": command,
+        "note": "accuracy of cross-fitted weights" if result["valid"] is not None else "",
     }
 
 
@@ -189,7 +201,7 @@ def problem_of(cells: Sequence[str]) -> str:
             finite = False
         if not finite:
             return f"{column} is {row[column]!r}, not a number"
-    for column in ("train", "valid", "public", "private"):
+    for column in ("train", "valid", "shifted", "public", "private"):
         if row["metric"] == "accuracy" and not 0 <= float(row[column] or 0) <= 1:
             return f"{column} is {row[column]}, but an accuracy lies between 0 and 1"
     if bool(row["public"] or row["private"]) != bool(row["score_kind"]):

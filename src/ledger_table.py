@@ -213,6 +213,8 @@ SHOWN: dict[str, Callable[[Group, list[Group]], str]] = {  # heading -> cell; on
     "train": lambda group, _: _mean(group, "train"),
     "valid": lambda group, _: _mean(group, "valid"),
     "Δ valid": _effect,
+    "shifted": lambda group, _: _mean(group, "shifted"),
+    "by condition": lambda group, _: group.last["conditions"],
     "public": lambda group, _: _score(group, "public"),
     "private": lambda group, _: _score(group, "private"),
     "scored": lambda group, _: group.score_kind if group.last["source"] == "ours" else "",

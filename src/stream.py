@@ -15,6 +15,7 @@ from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.errors import RunError, SettingError
 from src.files import lock, read_json
+from src.ledger_row import make_blend_row
 from src.parts import complete_experiment
 from src.plan import Plan, ensemble_dir, find_run, make_plan
 from src.preprocess import find_store
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"validation accuracy: {blended['valid']:.4f} on {blended['num_valid']} whole utterances "
               f"({'out-of-fold' if plan.experiment.folds != 1 else 'held out'}, seed {plan.experiment.seed})")
     if out:
-        _local_score(competition, out, plan)
+        _local_score(competition, out, plan.run_id)
     print(f"time: {time.monotonic() - started:.1f} s (training in all: {result['seconds']:.1f} s)")
 
 
@@ -64,6 +65,10 @@ def ensemble(options: argparse.Namespace) -> None:
     if len(competitions) > 1:
         raise SettingError(f"runs of several competitions cannot be blended: {', '.join(sorted(competitions))}")
     blend_dir = _ensemble(run_dirs, _store_of(run_dirs[0]))
+    result = read_json(blend_dir / "result.json")
+    if len(run_dirs) > 1 and not any(row["digest"] == result["digest"] for row in ledger.read()):
+        ledger.append(make_blend_row(result, competition=blend_dir.parent.name,
+                                     command=shlex.join(["bash", "run.sh", "ensemble", *options.runs])))
     print(f"blend: {blend_dir.parent.name}/{blend_dir.name}")
 
 
@@ -76,6 +81,8 @@ def submit(options: argparse.Namespace) -> None:
     store_dir = _store_of(directory)
     out = Path(options.out) if options.out else workspace_dir() / "submission.csv"
     _write(competition, store_dir, directory, out, options.name or directory.name)
+    run_ids = [*read_json(directory / "result.json")["members"]]
+    _local_score(competition, out, run_ids[0] if len(run_ids) == 1 else f"{competition.name}/{directory.name}")
     if options.kaggle:
         from src import kaggle
 
@@ -164,14 +171,14 @@ def _write(competition: Competition, store_dir: Path, blend_dir: Path, out: Path
     print(f"  {out} and {kept}")
 
 
-def _local_score(competition: Competition, out: Path, plan: Plan) -> None:
+def _local_score(competition: Competition, out: Path, run_id: str) -> None:
     from src.submit import local_score
 
     score = local_score(competition, out)
     if score:
         print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}; public half "
               f"{score.public:.4f}, private half {score.private:.4f}; from the solution file beside the data)")
-        ledger.score(plan.run_id, score.public, score.private, "local")
+        ledger.score(run_id, score.public, score.private, "local")
 
 
 def _store_of(run_dir: Path) -> Path:

@@ -17,7 +17,7 @@ from src.config import Experiment, Optim, Train, part
 from src.errors import InputError, RunError, SettingError
 from src.kaggle import Submission
 from src.ledger_plot import plot
-from src.ledger_row import COLUMNS, changed, group, make_row
+from src.ledger_row import COLUMNS, changed, group, make_blend_row, make_row
 from src.ledger_table import BEGIN, END, effect, groups, table, write_into
 from src.parts import Registered
 from src.workspace import PROJECT_DIR
@@ -180,6 +180,31 @@ def test_score_changes_only_its_cells(path):
     assert ledger.read(path) == after
     ledger.score(target, public=0.87150, path=path)  # an equal score is no conflict
     assert ledger.score(target, public=0.5, kind="local", path=path, replace=True)["private"] == ""
+
+
+def test_accuracies_under_degraded_conditions_change_only_their_cells(path):
+    for seed in (0, 1):
+        ledger.append(row(seed=seed, valid=0.9, note=NASTY), path)
+    before = ledger.read(path)
+    ledger.describe_shift("vowels/course-00000001", 0.7125, "clean 0.9000, noise 0.5250", path)
+    after = ledger.read(path)
+    assert after[0] == before[0]
+    assert after[1] == before[1] | {"shifted": "0.7125", "conditions": "clean 0.9000, noise 0.5250"}
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        ledger.describe_shift("vowels/course-00000001", 71.25, "", path)
+
+
+def test_a_blend_has_a_row_of_its_own_that_no_mean_takes_in(path):
+    ledger.append(row(valid=0.9), path)
+    ledger.append(make_blend_row(
+        {"run_id": "vowels/ensemble-12345678", "digest": "ab" * 32, "params": 30, "valid": 0.95, "seconds": 3.0,
+         "members": {"vowels/course-00000000": 0.75, "vowels/other-00000000": 0.25}},
+        competition="vowels", command="bash run.sh ensemble a b"), path)
+    made = ledger.read(path)[-1]
+    assert (made["stage"], made["valid"], made["command"]) == ("ensemble", "0.95", "bash run.sh ensemble a b")
+    assert made["changed"] == "course-00000000 × 0.75 + other-00000000 × 0.25"
+    assert [len(item.rows) for item in groups(ledger.read(path))] == [1, 1]
+    assert ledger.score("vowels/ensemble-12345678", public=0.9, path=path)["public"] == "0.9"
 
 
 def test_sync_fills_and_reports(path, monkeypatch, capsys):
