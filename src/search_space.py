@@ -143,6 +143,7 @@ SPACE: tuple[Choice | Range, ...] = (
     _choice("encoder.channels", 128, 256, 512, when="ecapa_tdnn"),
     _choice("encoder.aggregate_dim", 384, 768, 1536, when="ecapa_tdnn"),
     _choice("encoder.se_dim", 64, 128, when="ecapa_tdnn"),
+    _choice("encoder.stride", 1, 2, when="ecapa_tdnn"),
     _choice("encoder.base_channels", 8, 16, 32, when="resnet34"),
     _choice("encoder.growth_rate", 16, 32, when="campplus"),
     _choice("encoder.init_channels", 64, 128, when="campplus"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.encoders.layers import Conv1d
-from src.masking import MaskedBatchNorm1d, masked_mean, zero_padding
+from src.masking import MaskedBatchNorm1d, masked_mean, strided_lengths, zero_padding
 
 
 class TDNNLayer(nn.Module):
@@ -23,6 +23,21 @@ class TDNNLayer(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
         """Return frames (B, T, output_dim)."""
         return self.norm(F.relu(self.conv(frames, lengths), inplace=True), lengths)
+
+
+class EntryLayer(nn.Module):
+    """The first TDNN layer, which may read every `stride`-th frame only."""
+
+    def __init__(self, input_dim: int, output_dim: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = Conv1d(input_dim, output_dim, kernel_size, stride=stride)
+        self.norm = MaskedBatchNorm1d(output_dim)
+
+    def forward(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return frames (B, T / stride, output_dim) and their lengths."""
+        hidden = F.relu(self.conv(frames, lengths), inplace=True)
+        lengths = strided_lengths(lengths, self.conv.kernel_size[0], self.conv.stride[0], self.conv.padding[0])
+        return self.norm(hidden, lengths), lengths
 
 
 class Res2Layer(nn.Module):
@@ -82,6 +97,8 @@ class ECAPA_TDNN(nn.Module):
     """Run SE-Res2 blocks, each on the sum of all before it, and aggregate their outputs (Desplanques et al., 2020).
 
     Follow with attentive_statistics pooling for the published model. Convolutions are zero-padded.
+
+    stride: of the entry over time; ours, the paper has 1. At 2 the rest sees a frame every 20 ms and costs half.
     """
 
     takes = "frames"
@@ -90,17 +107,17 @@ class ECAPA_TDNN(nn.Module):
     DILATIONS = (2, 3, 4)
 
     def __init__(self, input_dim: int, *, channels: int = 512, scale: int = 8, aggregate_dim: int = 1536,
-                 se_dim: int = 128) -> None:
+                 se_dim: int = 128, stride: int = 1) -> None:
         super().__init__()
         self.output_dim = aggregate_dim
-        self.entry = TDNNLayer(input_dim, channels, self.ENTRY_KERNEL)
+        self.entry = EntryLayer(input_dim, channels, self.ENTRY_KERNEL, stride)
         self.blocks = nn.ModuleList(SERes2Block(channels, scale, se_dim, self.BLOCK_KERNEL, dilation)
                                     for dilation in self.DILATIONS)
         self.aggregate = Conv1d(len(self.DILATIONS) * channels, aggregate_dim, 1)
 
     def forward(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return frames (B, T, aggregate_dim) and the lengths unchanged."""
-        total = self.entry(zero_padding(frames, lengths), lengths)
+        """Return frames (B, T / stride, aggregate_dim) and their lengths."""
+        total, lengths = self.entry(zero_padding(frames, lengths), lengths)
         outputs = []
         for block in self.blocks:
             outputs.append(block(total, lengths))
