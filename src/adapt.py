@@ -21,6 +21,11 @@ AUTO_AUGMENT = {  # another session of the same speaker, as far as the kind of f
     "cepstra": (part("jitter", std=0.1),),
     "waveform": (part("waveform_session"),),
 }
+# Where speech is scarce a small encoder is as right and quicker; by minutes of training speech.
+LITTLE_SPEECH = 60_000  # frames
+AUTO_ENCODER = {True: part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=32),
+                False: part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64)}
+AUTO_EMBEDDING_DIM = {True: 96, False: 192}
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class DataSummary:
         frames = num_frames // hop_length if kind == "waveform" else num_frames
         return cls(kind, len(labels), min(Counter(labels.tolist()).values()), int(np.median(frames)), int(frames.min()))
 
+    @property
+    def is_little(self) -> bool:
+        """Whether this is little speech: under LITTLE_SPEECH frames."""
+        return self.num_utterances * self.median_frames < LITTLE_SPEECH
+
 
 def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     """Return `experiment` complete: every part's settings spelled out and no "auto" left.
@@ -47,6 +57,9 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     """
     if experiment.augment == "auto":
         experiment = override(experiment, {"augment": AUTO_AUGMENT[data.kind]})
+    if experiment.encoder.name == "auto":
+        chosen = AUTO_ENCODER[data.is_little]
+        experiment = override(experiment, {"encoder": part(chosen.name, **chosen.kwargs | experiment.encoder.kwargs)})
     experiment = complete_experiment(experiment)
     takes = lookup("encoder", experiment.encoder.name).takes
     if takes == "waveform" and data.kind != "waveform":
@@ -70,6 +83,8 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         raise SettingError(f"train.batch_size={train.batch_size} cannot be shared evenly by {processes} processes")
     changes = {
         "folds": folds,
+        "embedding.dim": AUTO_EMBEDDING_DIM[data.is_little] if experiment.embedding.dim == "auto"
+        else experiment.embedding.dim,
         "frontend.mean_norm": (data.kind != "cepstra") if experiment.frontend.mean_norm == "auto"
         else experiment.frontend.mean_norm,
         "train.device": device,

@@ -56,7 +56,7 @@ class Frontend:
 class Embedding:
     """What stands between pooling and head, in this order: projection, batch norm, dropout."""
 
-    dim: int = 0  # size of the linear projection; 0: none
+    dim: int | Auto = 0  # size of the linear projection; 0: none
     batch_norm: bool = False
     dropout: float = 0.0
 

@@ -111,11 +111,11 @@ def _fit(default: Any, value: Any, dotted: str) -> Any:
 
 
 def complete_experiment(experiment: Experiment) -> Experiment:
-    """Return `experiment` with every part checked and its settings spelled out."""
-    augment = experiment.augment
+    """Return `experiment` with every part checked and its settings spelled out, but for what is still "auto"."""
+    augment, encoder = experiment.augment, experiment.encoder
     return replace(
         experiment,
-        encoder=complete("encoder", experiment.encoder),
+        encoder=encoder if encoder.name == "auto" else complete("encoder", encoder),
         pooling=complete("pooling", experiment.pooling),
         head=complete("head", experiment.head),
         augment=augment if augment == "auto" else tuple(complete("augment", item) for item in augment),

@@ -1,0 +1,46 @@
+"""The rules that fill in "auto": each decided by the data it names, nothing left open."""
+
+import pytest
+
+from src import experiments
+from src.adapt import DataSummary, adapt
+from src.config import flatten, override
+from src.errors import SettingError
+
+VOWELS = DataSummary("cepstra", 270, 30, 15, 7)
+SPEECH = DataSummary("logmel", 2000, 8, 400, 100)
+TINY = DataSummary("waveform", 40, 3, 250, 90)
+
+
+@pytest.mark.parametrize("data", [VOWELS, SPEECH, TINY])
+@pytest.mark.parametrize("name", experiments.names())
+def test_nothing_is_left_open(name, data):
+    experiment = experiments.get(name)
+    try:
+        complete = adapt(experiment, data)
+    except SettingError as error:
+        assert "takes waveforms" in str(error), "the one thing that log-mels cannot give"
+        return
+    assert "auto" not in flatten(complete).values()
+    assert complete.optim.warmup_steps <= complete.train.steps // 10
+
+
+def test_rules_follow_the_data():
+    vowels, speech, tiny = (adapt(experiments.get("default"), data) for data in (VOWELS, SPEECH, TINY))
+    assert vowels.encoder.kwargs["channels"] < speech.encoder.kwargs["channels"]
+    assert tiny.encoder.kwargs["channels"] == vowels.encoder.kwargs["channels"], "ten thousand frames are little"
+    assert (vowels.frontend.mean_norm, speech.frontend.mean_norm) == (False, True)
+    assert (vowels.train.crop_frames, speech.train.crop_frames) == (16, 200)
+    assert (speech.folds, tiny.folds) == (5, 3), "no more folds than the smallest class has utterances"
+    assert [item.name for item in vowels.augment] == ["jitter"]
+    assert [item.name for item in tiny.augment] == ["waveform_session"]
+    assert vowels.train.steps < speech.train.steps
+
+
+def test_what_is_set_wins_over_the_rules():
+    changes = {"encoder.channels": 32, "train.crop_frames": 20, "folds": 2, "augment": ()}
+    complete = adapt(override(experiments.get("default"), changes), SPEECH)
+    assert (complete.encoder.kwargs["channels"], complete.encoder.kwargs["aggregate_dim"]) == (32, 768)
+    assert (complete.train.crop_frames, complete.folds, complete.augment) == (20, 2, ())
+    with pytest.raises(SettingError, match="no such setting"):
+        adapt(override(experiments.get("default"), {"encoder.chanels": 32}), SPEECH)
