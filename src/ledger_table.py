@@ -73,8 +73,8 @@ def effect(group: Group, every: list[Group], column: str = "valid") -> tuple[flo
     """Return a group's difference to its parent and the noise of that difference; None without a parent to compare.
 
     The noise is twice the standard error of the difference of two means. Its deviation over seeds is pooled from the
-    two groups, or else that of the group with the most seeds among those of the same competition, steps and folds;
-    NaN where nothing was run on two seeds.
+    two groups, or else that of the group with the most seeds among those of the same competition, steps and folds, the
+    nearest in accuracy where several have as many; NaN where nothing was run on two seeds.
     """
     same = [other for other in every if all(other.last[column] == group.last[column] for column in SAME)]
     parent = next((other for other in same if group.last["parent_group"] and other is not group
@@ -82,7 +82,8 @@ def effect(group: Group, every: list[Group], column: str = "valid") -> tuple[flo
     if parent is None or not parent.values(column) or not group.values(column):
         return None
     pooled = [item for item in (group, parent) if len(item.values(column)) > 1]
-    pooled = pooled or [max(same, key=lambda other: len(other.values(column)))]
+    pooled = pooled or [max(same, key=lambda other: (len(other.values(column)),
+                                                     -abs(other.mean(column) - group.mean(column))))]
     freedom = sum(len(item.values(column)) - 1 for item in pooled)
     variance = sum(item.deviation(column) ** 2 * (len(item.values(column)) - 1) for item in pooled)
     noise = math.nan

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from src import distributed
+from src.allocator import keep_large_blocks
 from src.augment import Augmentation, check_kinds
 from src.augment_speed import SpeedCopies
 from src.config import to_json
@@ -89,6 +90,7 @@ class _Fold:
         self.name = f"{plan.run_id} fold {fold + 1}/{num_folds}"
         self.directory = plan.directory / f"fold_{fold}"
         torch.set_num_threads(self.train.threads)
+        keep_large_blocks()
         if self.train.pseudo_labels:
             rows, labels = read_pseudo_labels(plan.pseudo_labels_path, None if self.experiment.folds == "all" else fold,
                                               self.train.pseudo_share)
