@@ -76,6 +76,11 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "folds": "all",
         },
     ),
+    "single": (
+        "quick",
+        "a second round: the surest of the first round's test predictions are the test's own sessions to learn from",
+        {"train.pseudo_labels": "quick"},
+    ),
     # The published solution's techniques one at a time; `ablate --ladder seed004` runs them at equal steps.
     "seed004_1": ("course", "technique 1: d_model 80 to 256", {"encoder.d_model": 256}),
     "seed004_1_2": ("seed004_1", "technique 2: dropout 0.1 to 0.3", {"encoder.dropout": 0.3}),
