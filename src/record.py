@@ -1,10 +1,11 @@
 """Train a plan and write its row: what every run goes through, whoever asked for it: stream, ladder or search."""
 
+import contextlib
 from typing import Any
 
 from src import distributed, ledger
 from src.config import Experiment
-from src.errors import RunError
+from src.errors import RunError, SettingError
 from src.files import read_json
 from src.ledger_row import make_row
 from src.plan import Plan, make_plan
@@ -37,6 +38,9 @@ def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: s
 
 def write_row(plan: Plan, result: dict[str, Any], parent: Experiment | None, command: str, stage: str) -> None:
     """Append the row of a run that ended."""
-    adapted = make_plan(plan.competition, plan.store_dir, parent).experiment if parent else None
+    adapted = None
+    if parent:
+        with contextlib.suppress(SettingError):  # a parent that cannot be run here, for want of its pseudo-labels, say
+            adapted = make_plan(plan.competition, plan.store_dir, parent).experiment
     ledger.append(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
                            result=result, parent=adapted, stage=stage, command=command))
