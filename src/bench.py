@@ -1,0 +1,378 @@
+"""How fast each stage is on this machine: throughput and peak memory, repeated, as a table and as JSON.
+
+    python -m src bench --data so762 --experiments seed88 --stages train infer --json bench.json
+
+What is compared is measured in turn (one, the other, one, the other, …), so that a machine that grows slower hits both.
+Everything that is written, but for the JSON, lies in a folder of the workspace that is removed at the end.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from src import experiments
+from src.adapt import has_gpu, usable_cpus
+from src.bench_cases import (
+    Case,
+    FileCrops,
+    Inference,
+    MatrixProduct,
+    Preprocessing,
+    Reading,
+    StoreCrops,
+    Training,
+    Worker,
+    part_of,
+)
+from src.bench_peer import MODELS, STEPS, Peer, PeerResult
+from src.competition import Competition, open_competition
+from src.config import Experiment, Features, override, parse_assignments
+from src.errors import SettingError, nearest
+from src.files import read_json, write_json
+from src.ledger_row import timestamp
+from src.parts import complete_experiment
+from src.plan import make_plan
+from src.preprocess import find_store, preprocess
+from src.workspace import VARIABLE, workspace_dir
+
+STAGES = ("preprocess", "crops", "train", "infer")
+MODEL_STAGES: dict[str, tuple[type, str]] = {"train": (Training, "crops/s"), "infer": (Inference, "utterances/s")}
+PRECISIONS = ("float32", "bfloat16")
+DIVISORS = (16, 8, 4, 2, 1)  # of the utterances, for --scale
+CROP_FRAMES, CROP_BATCHES = 128, (32, 256)
+LONGEST_FRAMES = 4940  # the longest test utterance of the course's competition
+BUSY = 0.25  # a processor's load over the last minute beyond which the machine is not idle
+Turn = Callable[[], None]  # takes one measurement and adds it to its row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `python -m src bench`."""
+    parser.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR",
+                        help="a competition under data/, or any folder (default: %(default)s)")
+    parser.add_argument("--experiments", nargs="+", default=["course", "seed88", "default"], metavar="NAME",
+                        help="whose training and inference is measured (default: course seed88 default)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a setting of every experiment, such as train.batch_size=256; may be repeated")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE",
+                        help=f"what is measured, of {' '.join(STAGES)} (default: all)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a measurement (default: %(default)s)")
+    parser.add_argument("--scale", action="store_true",
+                        help="preprocess 1/16, 1/8, 1/4 and 1/2 of the utterances too: does its cost grow in a line?")
+    parser.add_argument("--peer", metavar="SCRIPT",
+                        help="run another program in turn with ours, as `python SCRIPT FOLDER --model course|seed88 "
+                        "--steps N`; its last line is JSON with crops_per_s and predict_utterances_per_s")
+    parser.add_argument("--peer-steps", nargs="+", default=[], metavar="MODEL=N",
+                        help="training steps of the peer's runs (default: some twenty seconds of them)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all that was measured to this file")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measure what was asked for, print it as a table, and write it as JSON."""
+    if options.repeats < 1 or not 0 < options.seconds < math.inf:
+        raise SettingError("bench: --repeats must be at least 1 and --seconds a number above 0")
+    device = _device(options.device)
+    chosen = {name: _experiment(name, options.set, device) for name in options.experiments}
+    competition = open_competition(options.data)
+    peer = Peer.of(options.peer, competition, device) if options.peer else None
+    peer_steps = STEPS[device] | _peer_steps(options.peer_steps)
+    machine, features = _machine(device), next(iter(chosen.values())).features
+    if machine["load"] > BUSY * machine["processors"]:
+        print(f"bench: the machine is busy (load {machine['load']:.1f} on {machine['processors']} processors): the "
+              "figures will be low and scattered", flush=True)
+    stores = {one.features: find_store(competition, one.features) for one in chosen.values()}
+    bench = Bench(competition, device, options.repeats, options.seconds, stores)
+    with _scratch_workspace():
+        if "preprocess" in options.stages:
+            for divisor in DIVISORS if options.scale else (1,):
+                bench.preprocess(features, divisor)
+        if "crops" in options.stages:
+            bench.crops(features)
+        if "train" in options.stages:
+            bench.matrix_product()
+        for name, experiment in chosen.items():
+            peer_run = partial(peer.run, name, peer_steps[name]) if peer and name in MODELS else None
+            bench.model(name, experiment, [stage for stage in MODEL_STAGES if stage in options.stages], peer_run)
+    print(f"\n{competition.name}: {competition.kind}, {len(competition.utterances):,} utterances; {_shown(machine)}; "
+          f"{options.repeats} measurements of {options.seconds:g} s each, in turn with what they are held against\n")
+    print("\n".join([*table(bench.rows), "", *filter(None, [bench.growth(), *map(bench.advice, chosen)])]))
+    if options.json:
+        write_json(options.json, {
+            "date": timestamp(), "machine": machine, "competition": competition.name, "kind": competition.kind,
+            "num_utterances": len(competition.utterances), "repeats": options.repeats, "seconds": options.seconds,
+            "set": options.set, "peer": options.peer, "rows": [row.to_json() for row in bench.rows]})
+
+
+def _device(asked: str) -> str:
+    if asked == "cuda" and not has_gpu():
+        raise SettingError("--device cuda: the NVIDIA driver sees no GPU here; use --device cpu")
+    return ("cuda" if has_gpu() else "cpu") if asked == "auto" else asked
+
+
+def _experiment(name: str, assignments: list[str], device: str) -> Experiment:
+    experiment = override(experiments.get(name), {"train.device": device, **parse_assignments(assignments)})
+    complete_experiment(experiment)  # a mistyped setting stops here
+    return experiment
+
+
+def _peer_steps(assignments: list[str]) -> dict[str, int]:
+    steps = {}
+    for assignment in assignments:
+        model, _, number = assignment.partition("=")
+        if model not in MODELS:
+            raise SettingError(f"--peer-steps {assignment}: unknown model '{model}'{nearest(model, MODELS)}")
+        if not number.isdecimal() or int(number) < 1:
+            raise SettingError(f"--peer-steps {assignment}: write MODEL=N with a whole number above 0, such as "
+                               f"{model}=100")
+        steps[model] = int(number)
+    return steps
+
+
+def _machine(device: str) -> dict[str, Any]:
+    """Return what decides the figures besides the code."""
+    gpu = None
+    if device == "cuda":
+        import torch
+
+        gpu = torch.cuda.get_device_name()
+    return {"device": device, "gpu": gpu, "processor": _processor(), "processors": usable_cpus(),
+            "load": os.getloadavg()[0], "torch": version("torch"), "python": platform.python_version()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _shown(machine: dict[str, Any]) -> str:
+    processors = f"{machine['processors']} processors of {machine['processor']}"
+    return f"{machine['gpu']}, {processors}" if machine["gpu"] else f"{processors}, no GPU used"
+
+
+@contextlib.contextmanager
+def _scratch_workspace() -> Iterator[None]:
+    """Send everything that this process and its children write to a folder that is removed at the end."""
+    kept, parent = os.environ.get(VARIABLE), workspace_dir() / "data"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=parent) as scratch:
+        os.environ[VARIABLE] = os.path.abspath(scratch)
+        try:
+            yield
+        finally:
+            os.environ.pop(VARIABLE)
+            if kept is not None:
+                os.environ[VARIABLE] = kept
+
+
+@dataclass
+class Row:
+    """A line of the table: one thing, measured several times.
+
+    unit: of the measurements, such as "crops/s". num_utterances: that a pass covers, 0 where there are no passes.
+    beside: the rows whose median this one's is divided by, under the names that the table gives them. flops: of one
+    unit; matrix_row: the matrix product's, in TFLOP/s, whose part they are said as.
+    """
+
+    stage: str
+    what: str
+    unit: str
+    num_utterances: int = 0
+    values: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+    beside: dict[str, "Row"] = field(default_factory=dict)
+    flops: float = 0.0
+    matrix_row: "Row | None" = None
+
+    @property
+    def median(self) -> float:
+        """Return the median of the measurements."""
+        return statistics.median(self.values)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Return the median as a multiple of those of the rows beside."""
+        return {name: self.median / row.median for name, row in self.beside.items()}
+
+    @property
+    def part_of_matrix_rate(self) -> float | None:
+        """Return which part of the matrix product's rate this row's operations reach; None where none are counted."""
+        return self.median * self.flops / 1e12 / self.matrix_row.median if self.matrix_row else None
+
+    def add(self, value: float, peak_mb: float) -> None:
+        """Add a measurement and the peak memory so far."""
+        self.values.append(value)
+        self.peak_mb = max(self.peak_mb, peak_mb)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain values."""
+        return {"stage": self.stage, "what": self.what, "unit": self.unit, "num_utterances": self.num_utterances,
+                "median": self.median, "low": min(self.values), "high": max(self.values), "values": self.values,
+                "peak_mb": self.peak_mb, "ratios": self.ratios, "flops": self.flops,
+                "part_of_matrix_rate": self.part_of_matrix_rate}
+
+
+class Bench:
+    """The measurements of one competition on one device, a row each.
+
+    stores: the store of each feature settings, None for one that has yet to be made.
+    """
+
+    def __init__(self, competition: Competition, device: str, repeats: int, seconds: float,
+                 stores: dict[Features, Path | None]) -> None:
+        self.competition, self.device, self.stores = competition, device, stores
+        self.repeats, self.seconds = repeats, seconds
+        self.rows: list[Row] = []
+        self.matrix_row: Row | None = None
+
+    def preprocess(self, features: Features, divisor: int) -> None:
+        """Measure preprocessing of every divisor-th utterance beside merely reading the files, all of them warm."""
+        part = part_of(self.competition, divisor)
+        if len({utterance.speaker for utterance in part.utterances if utterance.split == "train"}) < 2:
+            return  # too few for a competition
+        unit = "utterances/s" if part.kind == "frames" else "files/s"
+        size = len(part.utterances)
+        reading = self._row(Row("preprocess", f"{size:,} utterances, read only", unit, size))
+        made = self._row(Row("preprocess", f"{size:,} utterances", unit, size, beside={"reading": reading}))
+        with contextlib.ExitStack() as stack:
+            self._in_turn([self._turn(stack, reading, Reading(part)),
+                           self._turn(stack, made, Preprocessing(part, features), warm=False)])
+
+    def crops(self, features: Features) -> None:
+        """Measure random training crops from the store beside reading a file an item."""
+        store_dir, turns, beside = self._store(features), [], {}
+        size = min(CROP_FRAMES, read_json(store_dir / "meta.json")["summary"]["median_frames"])
+        with contextlib.ExitStack() as stack:
+            if self.competition.kind != "frames":  # a table of frames has no file an item
+                row = self._row(Row("crops", f"a file an item, {size} frames", "crops/s"))
+                case = FileCrops(self.competition, features, size, CROP_BATCHES[0])
+                turns, beside = [self._turn(stack, row, case)], {"a file an item": row}
+            for batch_size in CROP_BATCHES:
+                row = self._row(Row("crops", f"store, {size} frames, batch {batch_size}", "crops/s", beside=beside))
+                turns.append(self._turn(stack, row, StoreCrops(store_dir, size, batch_size, self.device)))
+            self._in_turn(turns)
+
+    def matrix_product(self) -> None:
+        """Measure the rate that training is held against."""
+        self.matrix_row = self._row(Row("train", "matrix product, bfloat16", "TFLOP/s"))
+        with contextlib.ExitStack() as stack:
+            self._in_turn([self._turn(stack, self.matrix_row, MatrixProduct(self.device, usable_cpus()))])
+
+    def model(self, name: str, experiment: Experiment, stages: list[str],
+              peer_run: Callable[[], PeerResult] | None) -> None:
+        """Measure training and inference of an experiment in both precisions, and a peer's, all in turn."""
+        if not stages:
+            return
+        store_dir, turns, peer_rows = self._store(experiment.features), [], {}
+        with contextlib.ExitStack() as stack:
+            for stage in stages:
+                case, unit = MODEL_STAGES[stage]
+                beside = {}
+                if peer_run:
+                    peer_rows[stage] = beside["peer"] = self._row(Row(stage, f"{name}, peer", unit))
+                for precision in PRECISIONS:
+                    row = self._row(Row(stage, f"{name}, {precision}", unit, beside=dict(beside)))
+                    plan = make_plan(self.competition.name, store_dir,
+                                     override(experiment, {"train.precision": precision}))
+                    with_flops = self.matrix_row if stage == "train" else None
+                    turns.append(self._turn(stack, row, case(plan), matrix_row=with_flops))
+                    beside.setdefault(precision, row)
+            if "infer" in stages:
+                plan = make_plan(self.competition.name, store_dir, experiment)
+                row = self._row(Row("infer", f"{name}, {plan.experiment.train.precision}, {LONGEST_FRAMES:,} frames",
+                                    "utterances/s"))
+                turns.append(self._turn(stack, row, Inference(plan, LONGEST_FRAMES)))
+            if peer_run:
+                turns.append(partial(_peer_turn, peer_run, peer_rows))
+            self._in_turn(turns)
+
+    def advice(self, name: str) -> str:
+        """Return which precision trains an experiment faster here; empty where that was not measured."""
+        pair = [row for row in self.rows if row.stage == "train" and row.what in [f"{name}, {p}" for p in PRECISIONS]]
+        if not pair:
+            return ""
+        slow, fast = sorted(pair, key=lambda row: row.median)
+        if min(fast.values) <= max(slow.values):
+            return f"{name}: neither precision trains faster beyond the spread; float32 is the exact one"
+        precision = fast.what.removeprefix(f"{name}, ")
+        return f"{name}: --set train.precision={precision} trains {fast.median / slow.median:.2f} times as fast"
+
+    def growth(self) -> str:
+        """Return how the time of preprocessing grows with the utterances, from sizes of which there are several."""
+        made = [row for row in self.rows if row.stage == "preprocess" and row.beside]
+        if len(made) < 2:
+            return ""
+        seconds = [row.num_utterances / row.median for row in made]
+        times = made[-1].num_utterances / made[0].num_utterances
+        return (f"preprocess: {seconds[0]:.2f} s for {made[0].num_utterances:,} utterances, {seconds[-1]:.2f} s for "
+                f"{made[-1].num_utterances:,}: {seconds[-1] / seconds[0]:.1f} times the time for {times:.1f} times as "
+                "many")
+
+    def _store(self, features: Features) -> Path:
+        self.stores[features] = self.stores[features] or preprocess(self.competition, features)
+        return self.stores[features]
+
+    def _row(self, row: Row) -> Row:
+        self.rows.append(row)
+        return row
+
+    def _turn(self, stack: contextlib.ExitStack, row: Row, case: Case, warm: bool = True,
+              matrix_row: Row | None = None) -> Turn:
+        """Make a case ready in a process of its own and return the turn that measures it.
+
+        warm: measure it once to no account. matrix_row: what its operations, to be counted, are said as a part of.
+        """
+        print(f"bench: {row.stage}: {row.what}", flush=True)
+        worker = stack.enter_context(Worker(case, f"{row.stage}: {row.what}"))
+        if warm:
+            worker.measure(0)
+        if matrix_row:
+            row.flops, row.matrix_row = worker.call("flops_per_crop"), matrix_row
+        return lambda: row.add(*worker.measure(self.seconds))
+
+    def _in_turn(self, turns: list[Turn]) -> None:
+        for _ in range(self.repeats):
+            for turn in turns:
+                turn()
+
+
+def _peer_turn(run: Callable[[], PeerResult], rows: dict[str, Row]) -> None:
+    """Run the peer once, which trains and predicts, and add what is asked for."""
+    result = run()
+    rates = {"train": result.crops_per_s, "infer": result.predict_utterances_per_s}
+    for stage, row in rows.items():
+        row.add(rates[stage], result.peak_mb)
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Return the measurements as aligned lines: median, lowest, highest, ratios of medians, peak memory."""
+    cells = [("stage", "what", "median", "lowest", "highest", "", "peak MB", "beside")]
+    for row in rows:
+        said = [f"{ratio:.3g} x {name}" for name, ratio in row.ratios.items()]
+        if row.part_of_matrix_rate is not None:
+            said.append(f"{row.part_of_matrix_rate:.1%} of the matrix product")
+        cells.append((row.stage, row.what, *map(_number, (row.median, min(row.values), max(row.values))), row.unit,
+                      f"{row.peak_mb:,.0f}" if row.peak_mb else "", ", ".join(said)))
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    right = (False, False, True, True, True, False, True, False)
+    return ["  ".join(cell.rjust(width) if is_right else cell.ljust(width)
+                      for cell, width, is_right in zip(line, widths, right)).rstrip() for line in cells]
+
+
+def _number(value: float) -> str:
+    """Return a positive number with three digits or all of its whole ones."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
