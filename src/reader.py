@@ -25,7 +25,8 @@ from src.store_writer import Chunk
 from src.tensor_file import CorruptFile, read_tensor
 
 FLOAT16_MAX = 65504.0
-LONG_BYTES, LONG_S = 1 << 20, 600.0  # audio over ten minutes is decoded one file at a time
+LONG_S = 600.0  # audio over ten minutes is decoded one file at a time
+MOST_BYTES = 1 << 32  # of one utterance; a wav cannot hold more
 
 
 class Reader:
@@ -64,13 +65,16 @@ class Reader:
         try:
             with open(full_path, "rb", buffering=0) as file:
                 status = os.fstat(file.fileno())
+                if self.competition.kind != "frames" and status.st_size > MOST_BYTES:
+                    raise InputError(f"{full_path}: {status.st_size:,} bytes; one utterance is at most {MOST_BYTES:,}: "
+                                     "cut it, or remove it")
                 if self.competition.kind == "audio":
                     data = file.readall()
                 else:  # torch wants an array that could be written to
                     data = bytearray(status.st_size)
                     file.readinto(data)
         except OSError as error:
-            raise InputError(f"{full_path}: {error.strerror}; fetch the data again") from error
+            raise InputError(f"{full_path}: {error.strerror}; make it readable, or fetch the data again") from error
         if stamp(status) != self.stamps[path] or len(data) != status.st_size:
             raise InputError(f"{full_path}: changed while it was read; run the same command again")
         return data, self.known.get(path) or hashlib.sha256(data).hexdigest()
@@ -91,8 +95,7 @@ class Reader:
         return [torch.from_numpy(frames).half().numpy() if self.kind == "logmel" else frames]
 
     def _decode_audio(self, data: bytes) -> list:
-        is_long = len(data) > LONG_BYTES and audio.stated_s(data) > LONG_S
-        with self.alone if is_long else contextlib.nullcontext():
+        with self.alone if audio.stated_s(data) > LONG_S else contextlib.nullcontext():
             waveform = audio.standardise(*audio.decode(data), self.features)
             if self.kind == "waveform":
                 return [audio.to_int16(waveform).numpy()]

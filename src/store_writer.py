@@ -1,8 +1,8 @@
 """Write a store so that a kill at any moment costs at most the chunks in flight.
 
 Goes in: finished chunks, in order. Comes out: a store's directory, whole or absent. Until it is whole it is a
-`partial-…` directory of frames.bin and journal.jsonl, one line a chunk with the CRC-32 of the chunk's bytes. Opening it
-again keeps every chunk whose line and bytes are whole and drops the rest.
+`partial-…` directory of frames.bin and journal.jsonl, one line a chunk with the CRC-32 of the chunk's bytes and of the
+line itself. Opening it again keeps every chunk whose line and bytes are whole and drops the rest.
 """
 
 import csv
@@ -59,11 +59,8 @@ class StoreWriter:
         self._journal.seek(0)
         position = lines = 0
         for line in self._journal.read().splitlines(keepends=True):
-            try:
-                chunk = Chunk(**json.loads(line))
-            except (ValueError, TypeError):
-                break
-            if (not line.endswith(b"\n") or len(self.finished) == len(self.chunk_sizes)
+            chunk = _from_line(line)
+            if (chunk is None or len(self.finished) == len(self.chunk_sizes)
                     or len(chunk.num_frames) != self.chunk_sizes[len(self.finished)]
                     or self._crc(chunk.num_bytes) != chunk.crc32):
                 break
@@ -84,7 +81,7 @@ class StoreWriter:
         with self._disk():
             for part in parts:
                 _write(self._frames, part)
-            _write(self._journal, memoryview(json.dumps(vars(chunk)).encode() + b"\n"))
+            _write(self._journal, memoryview(_to_line(chunk)))
         self.finished.append(chunk)
         self._unflushed += chunk.num_bytes
         if self._unflushed >= FLUSH_BYTES and self._flush.done():
@@ -125,6 +122,20 @@ class StoreWriter:
                                "disk, and run the same command again: it goes on from there") from error
             raise RunError(f"{self.directory}: cannot be written ({error.strerror}); {done}. Put this right and run "
                            "the same command again: it goes on from there") from error
+
+
+def _to_line(chunk: Chunk) -> bytes:
+    content = json.dumps(vars(chunk))
+    return f"[{zlib.crc32(content.encode())}, {content}]\n".encode()
+
+
+def _from_line(line: bytes) -> Chunk | None:
+    """Return the chunk of a journal line that is as it was written, None for any other."""
+    try:
+        chunk = Chunk(**json.loads(line)[1])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return chunk if line == _to_line(chunk) else None
 
 
 def _write(file: Any, part: memoryview) -> None:

@@ -3,7 +3,8 @@
 Goes in: the bytes that `torch.save` wrote for a (num_frames, feature_dim) tensor. Comes out: a float32 array. A .pt
 file is a zip archive around a pickle, and a pickle can run code. The fast path therefore never unpickles: it accepts a
 file only when its pickle is byte for byte the one that torch writes for a contiguous float32 tensor of the shape
-expected, and then views the stored numbers. Everything else goes through torch.load(weights_only=True).
+expected, and then views the stored numbers. Everything else goes through torch.load(weights_only=True). The archive's
+checksums are checked, as torch does not: one changed bit would otherwise pass as another feature.
 """
 
 import functools
@@ -11,6 +12,10 @@ import io
 import pickle
 import pickletools
 import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -49,16 +54,16 @@ def _read_plain(data: bytes, num_frames: int, feature_dim: int) -> np.ndarray | 
             name = bytes(data[position + ENTRY.size : position + ENTRY.size + lengths[0]])
             if signature != b"PK\x01\x02" or compression or size != packed:
                 return None
-            members[name.partition(b"/")[2]] = _stored(data, entry[16], size)
+            members[name.partition(b"/")[2]] = _stored(data, entry[16], size), entry[7]
             position += ENTRY.size + sum(lengths)
-        if members.get(b"byteorder", b"little") != b"little":
+        if members.get(b"byteorder", (b"little",))[0] != b"little":
             return None
-        if members.get(b"data.pkl") != plain_pickle(num_frames, feature_dim):
+        if members.get(b"data.pkl", (None,))[0] != plain_pickle(num_frames, feature_dim):
             return None
-        numbers = members.get(b"data/0")
+        numbers, crc = members.get(b"data/0", (None, 0))
     except struct.error:
         return None
-    if numbers is None or len(numbers) != 4 * num_frames * feature_dim:
+    if numbers is None or len(numbers) != 4 * num_frames * feature_dim or zlib.crc32(numbers) != crc:
         return None
     return np.frombuffer(numbers, "<f4").reshape(num_frames, feature_dim)
 
@@ -97,6 +102,8 @@ def _load(data: bytes, num_frames: int, feature_dim: int) -> np.ndarray:
         if _builds_objects(data):
             raise InputError(REFUSED)
         raise CorruptFile("not a .pt file" if data else "empty")
+    if not data.startswith(LEGACY):
+        check_archive(io.BytesIO(data))
     try:
         tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -111,7 +118,31 @@ def _load(data: bytes, num_frames: int, feature_dim: int) -> np.ndarray:
         raise CorruptFile(f"holds {tensor.dtype} in layout {tensor.layout}, not floating-point frames")
     if tensor.shape != (num_frames, feature_dim):  # before any copy: a tiny file can expand to any shape
         raise CorruptFile(f"shape {tuple(tensor.shape)}, but the tables say ({num_frames}, {feature_dim})")
-    return tensor.detach().float().contiguous().numpy()
+    if tensor.device.type != "cpu":
+        raise CorruptFile(f"holds a tensor without numbers (device {tensor.device})")
+    return tensor.detach().resolve_neg().float().contiguous().numpy()
+
+
+def check_archive(file: str | Path | BinaryIO) -> None:
+    """Raise CorruptFile unless every member is stored as torch stores it and has its checksum; torch checks neither.
+
+    A compressed member could swell to any size, and members that overlap to many times the file's.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = archive.fp.seek(0, io.SEEK_END)
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise CorruptFile("compressed, as torch.save never writes")
+            if sum(member.file_size for member in members) > size:
+                raise CorruptFile("not a whole .pt file (its parts overlap)")
+            changed = archive.testzip()
+    except (CorruptFile, FileNotFoundError):
+        raise
+    except Exception as error:  # zipfile raises BadZipFile, NotImplementedError, struct.error, … on torn bytes
+        raise CorruptFile(f"not a whole .pt file ({type(error).__name__})") from error
+    if changed:
+        raise CorruptFile("its checksum does not match: some bytes have changed")
 
 
 def _builds_objects(data: bytes) -> bool:
