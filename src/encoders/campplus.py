@@ -33,7 +33,7 @@ class FrontConvolution(nn.Module):
 def segment_mean(frames: Tensor, lengths: Tensor | None, segment_frames: int) -> Tensor:
     """Return (B, T, D): for each frame, the mean over the valid frames of its segment of `segment_frames`."""
     batch_size, num_frames, dim = frames.shape
-    num_segments = -(-num_frames // segment_frames)
+    num_segments = (num_frames + segment_frames - 1) // segment_frames  # ONNX divides negative numbers towards zero
     padded = F.pad(zero_padding(frames, lengths), (0, 0, 0, num_segments * segment_frames - num_frames))
     sums = padded.view(batch_size, num_segments, segment_frames, dim).sum(2)
     ends = lengths[:, None] if lengths is not None else torch.tensor([[num_frames]], device=frames.device)
