@@ -22,6 +22,13 @@ STREAM = {  # stages of the stream, functions of src.stream
 BESIDE = {  # stages beside it: module with add_arguments and main
     "ablate": ("src.ablate", "a ladder of experiments, one technique a rung, at equal steps"),
     "tune": ("src.tune", "an Optuna search over an experiment's settings; promote its best"),
+    "predict": ("src.predict", "who speaks in new recordings, with calibrated probabilities"),
+    "open-set": ("src.open_set", "measure predict's threshold for \"none of them\" and its two error rates"),
+    "export": ("src.export", "a run as one ONNX file, checked against its models"),
+    "pretrain": ("src.pretrain", "wav2vec 2.0 without labels: an encoder file that train starts from"),
+    "ctc": ("src.train_ctc", "speech to characters: an encoder trained by CTC on transcripts"),
+    "conditions": ("src.conditions", "a run's accuracy on held-out utterances as other sessions would give them"),
+    "bench": ("src.bench", "throughput and memory of each stage on this machine"),
     "ledger": ("src.ledger", "the ablation ledger: table, plot, scores"),
 }
 SHARED = ("train", "ablate")  # what may run in several processes at once

@@ -27,7 +27,8 @@ def masked_mean(frames: Tensor, lengths: Tensor | None) -> Tensor:
     """Return the mean over valid frames: (B, T, D) -> (B, D)."""
     if lengths is None:
         return frames.mean(1)
-    return zero_padding(frames, lengths).sum(1) / lengths[:, None].to(frames.dtype)
+    total = zero_padding(frames, lengths).sum(1)
+    return total / lengths.view(-1, *[1] * (total.dim() - 1)).to(frames.dtype)
 
 
 def strided_lengths(lengths: Tensor | None, kernel: int, stride: int, padding: int) -> Tensor | None:

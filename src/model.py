@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from src.config import Embedding, Experiment, from_json, to_json
+from src.config import Embedding, Experiment, from_json, override, to_json
 from src.errors import InputError
 from src.files import atomic_open
 from src.masking import MaskedBatchNorm1d, mean_normalise
@@ -107,7 +107,8 @@ def load_model(path: Path, device: str = "cpu") -> tuple[SpeakerModel, Experimen
     if content.get("format") != CHECKPOINT_FORMAT:
         raise InputError(f"{path}: not a model of this version; train it again")
     experiment, speakers = from_json(content["experiment"]), tuple(content["speakers"])
-    model = SpeakerModel(experiment, content["kind"], content["input_dim"], len(speakers), content["num_copies"])
+    whole = override(experiment, {"encoder.weights": ""}) if experiment.encoder.kwargs.get("weights") else experiment
+    model = SpeakerModel(whole, content["kind"], content["input_dim"], len(speakers), content["num_copies"])
     model.load_state_dict(content["model"])
     return model.to(device).eval(), experiment, speakers
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from src.adapt import DataSummary, adapt
 from src.config import Experiment, override
+from src.encoder_file import hash_weights
 from src.errors import RunError, SettingError, nearest
 from src.files import digest, read_json
 from src.parts import essential
@@ -58,7 +59,7 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
         path = _find_pseudo_labels(complete.train.pseudo_labels, competition)
         complete = override(complete, {"train.pseudo_labels": f"{competition}/{path.parent.name}"})
         content["pseudo_labels"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    settings = essential(complete)
+    settings = hash_weights(essential(complete))
     if meta["kind"] != "waveform":  # what preprocess used of them is in the store's digest; the model uses none
         settings.pop("features", None)
     content |= {"stage": "train", "version": VERSION, "store": meta["digest"], "settings": settings}
@@ -99,7 +100,11 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "result.json"
     if not path.exists():
         raise RunError(f"{run_dir}: the run is not finished; run its train stage first")
-    return read_json(path)
+    result = read_json(path)
+    if result.get("metric", "accuracy") != "accuracy":
+        raise SettingError(f"{run_dir.name}: its result is a {result['metric']}; only runs that classify can be blended "
+                           "and submitted")
+    return result
 
 
 def _find_pseudo_labels(name: str, competition: str) -> Path:

@@ -109,7 +109,7 @@ SPACE: tuple[Choice | Range, ...] = (
     _choice("features.num_mels", 40, 64, 80, kinds=("waveform",)),  # of stored log-mels it is a matter of the store
     _choice("frontend.mean_norm", False, True),
     _choice("encoder", "transformer", "lab_transformer", "lab_conformer", "conformer", "branchformer", "ecapa_tdnn",
-            "resnet34", "campplus"),
+            "resnet34", "campplus", "logmel_cnn"),
     _choice("encoder.d_model", 80, 144, 256, when="transformer"),
     _range("encoder.num_layers", 1, 4, when="transformer"),
     _choice("encoder.num_heads", 1, 2, 4, 8, when="transformer"),

@@ -40,12 +40,17 @@ def random_draws(space, count):
     return [space.suggest(study.ask()) for _ in range(count)]
 
 
+def searched(slot):
+    """Return the parts that a search draws: all but encoders of waveforms, which begin from a pretraining."""
+    return {name for name, item in catalogue(slot).items() if slot != "encoder" or item.takes == "frames"}
+
+
 @pytest.mark.parametrize("slot", SLOTS)
 def test_every_registered_part_can_be_drawn(slot):
     drawn = {choice for dimension in SPACE if dimension.key == slot for choice in getattr(dimension, "choices", ())}
     drawn |= {dimension.key.split(".")[1] for dimension in SPACE if dimension.key.startswith(f"{slot}.")
               and dimension.key.count(".") == 1 and slot == "augment"}
-    missing = set(catalogue(slot)) - drawn
+    missing = searched(slot) - drawn
     assert not missing, f"src/search_space.py cannot reach {slot} {sorted(missing)}"
     fits = {key for kind in KINDS for key in (dimension.key for dimension in fitting(kind))}
     assert slot != "augment" or {f"augment.{name}" for name in catalogue(slot)} <= fits
@@ -70,13 +75,13 @@ def test_every_draw_means_one_experiment_that_can_be_built(kind):
         if experiment.encoder.name not in seen:
             SpeakerModel(experiment, kind, KINDS[kind], 3)
             seen.add(experiment.encoder.name)
-    assert seen == set(catalogue("encoder"))
+    assert seen == searched("encoder")
 
 
 def test_largest_settings_of_every_part_fit_together():
     space = space_for(adapted(experiments.get("course"), "logmel"), "logmel")
     for slot in ("encoder", "pooling", "head"):
-        for name in catalogue(slot):
+        for name in searched(slot):
             own = [d for d in space.dimensions if d.when == name]
             for pick in (min, max):
                 values = {d.key: pick(d.choices if hasattr(d, "choices") else (d.low, d.high)) for d in own}
@@ -87,6 +92,8 @@ def test_largest_settings_of_every_part_fit_together():
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_trial_is_the_experiment_itself(kind):
     for name in experiments.names():
+        if experiments.get(name).encoder.name not in searched("encoder") | {"auto"}:
+            continue
         start = adapted(experiments.get(name), kind)
         space = space_for(start, kind)
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
