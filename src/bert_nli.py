@@ -1,0 +1,375 @@
+"""`python -m src bert_nli --pairs FILE.csv`: BERT on labelled sentence pairs under the five fine-tuning regimes.
+
+Beside the stream: reads a CSV, trains with the loop that all training shares, writes a folder a regime under
+data/runs/<name of the CSV>/ (model.pt, tokenizer.json, report.txt, log.csv, result.json) and a ledger row each. What
+is finished is never done again; what was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src import ledger
+from src.adapt import has_gpu, usable_cpus
+from src.errors import InputError, SettingError
+from src.files import atomic_open, digest, lock, read_json, write_json
+from src.ledger_row import commit, timestamp
+from src.text_pairs import (
+    Encoded,
+    Pair,
+    encode,
+    hold_out,
+    label_indices,
+    label_names,
+    load_tokenizer,
+    read_pairs,
+    train_tokenizer,
+)
+from src.workspace import runs_dir
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from src.pair_classifier import PairClassifier
+
+VERSION = 1  # raise it when the code changes what a run computes
+REGIMES = ("full", "freeze_first", "embedding_and_last", "first_layers", "remove_heads")
+MEASURED_BATCHES = 16  # batches of training pairs on which the heads are measured
+
+
+@dataclass(frozen=True)
+class Study:
+    """What decides a run's result, beside the pairs; `layers` and `remove` are filled in from the size."""
+
+    regime: str = "full"
+    layers: int = 9  # of freeze_first and first_layers
+    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) to remove
+    remove: int = 0  # least important heads to remove, by the measured score
+    size: str = "small"
+    vocab_size: int = 8000
+    max_length: int = 128  # tokens of a pair
+    epochs: int = 5
+    batch_size: int = 32
+    lr: float = 5e-5
+    seed: int = 0
+    threads: int = 1  # of the CPU; with the device they decide the last bits
+    device: str = "cpu"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `python -m src bert_nli`."""
+    parser.add_argument("--pairs", required=True, type=Path, metavar="FILE.csv",
+                        help="training pairs: columns premise, hypothesis, label")
+    parser.add_argument("--valid", type=Path, metavar="FILE.csv", help="validation pairs (default: a fifth held out)")
+    parser.add_argument("--regime", choices=("all", *REGIMES), default="all", help="default: %(default)s")
+    parser.add_argument("--layers", type=int, help="layers frozen by freeze_first, kept by first_layers (default: "
+                        "three quarters, 9 of 12)")
+    parser.add_argument("--heads", default="", metavar="L.H,L.H", help="heads to remove, layer.head from 0")
+    parser.add_argument("--remove", type=int, metavar="N", help="remove the N least important heads instead (default: "
+                        "a quarter)")
+    parser.add_argument("--size", choices=("small", "base"), default="small", help="default: %(default)s")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="a BERT model in the Hugging Face layout, with its "
+                        "tokeniser; default: random weights")
+    parser.add_argument("--vocab", type=Path, metavar="FILE", help="vocab.txt or tokenizer.json (default: trained on "
+                        "the pairs)")
+    for name, about in (("vocab_size", "pieces of a trained vocabulary"), ("max_length", "tokens of a pair"),
+                        ("epochs", "passes over the pairs"), ("batch_size", "pairs a step"), ("lr", "learning rate"),
+                        ("seed", "of weights, order and dropout")):
+        default = getattr(Study, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default,
+                            help=f"{about} (default: %(default)s)")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the missing regimes and print what each gave."""
+    results = [run(options, regime) for regime in (REGIMES if options.regime == "all" else (options.regime,))]
+    print(f"\n{'regime':20}{'learning':>13}{'of':>13}{'s/epoch':>9}{'peak MB':>9}{'file MB':>9}{'valid':>8}")
+    for result in results:
+        print(f"{result['regime']:20}{result['learning']:13,}{result['params']:13,}{result['epoch_s']:9.1f}"
+              f"{result['peak_mb'] or 0:9.0f}{result['file_mb']:9.1f}{result['valid']:8.4f}")
+
+
+def run(options: argparse.Namespace, regime: str) -> dict[str, Any]:
+    """Return the result of one regime, trained now or before, with its row in the ledger once."""
+    study = _study(options, regime)
+    sources = {name: _file_digest(path) for name, path in _files(options).items()}
+    full = digest({"version": VERSION, "files": sources, "study": asdict(study)})
+    directory = runs_dir(options.pairs.stem) / f"{_name(regime)}-{full[:8]}"
+    with lock(directory / ".lock", f"{directory.name}: another process is training it; waiting"):
+        if (directory / "result.json").exists():
+            print(f"{directory.name} is there, skipped")
+        else:
+            write_json(directory / "result.json", _Fit(options, study, directory).run())
+        result = read_json(directory / "result.json")
+        if not ledger.contains(full, result["finished"]):
+            ledger.append(_row(options, study, result, directory, full, sources))
+    return result
+
+
+def _study(options: argparse.Namespace, regime: str) -> Study:
+    """Return the settings of one regime; what the others use stays at its default and out of the digest."""
+    num_layers, num_heads = _shape(options)
+    changes: dict[str, Any] = {}
+    if regime in ("freeze_first", "first_layers"):
+        changes["layers"] = options.layers or num_layers * 3 // 4
+    if regime == "remove_heads" and options.heads:
+        changes["heads"] = parse_heads(options.heads)
+    elif regime == "remove_heads":
+        changes["remove"] = options.remove or max(1, num_layers * num_heads // 4)
+    names = ("size", "vocab_size", "max_length", "epochs", "batch_size", "lr", "seed")
+    study = Study(regime=regime, threads=usable_cpus(), device="cuda" if has_gpu() else "cpu", **changes,
+                  **{name: getattr(options, name) for name in names})
+    if min(study.epochs, study.batch_size) < 1 or study.lr <= 0:
+        raise SettingError("--epochs and --batch-size must be 1 at least, --lr above 0")
+    return study
+
+
+def _shape(options: argparse.Namespace) -> tuple[int, int]:
+    """Return the number of layers and of heads in a layer."""
+    if options.weights is None:
+        from src.pair_classifier import SIZES
+
+        return SIZES[options.size][1:3]
+    try:
+        config = read_json(options.weights / "config.json")
+        return config["num_hidden_layers"], config["num_attention_heads"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{options.weights}: not a folder with a BERT model's config.json ({error})") from error
+
+
+def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
+    """Return ((layer, head), …) of "0.1,3.2"; raises SettingError."""
+    try:
+        heads = tuple((int(layer), int(head)) for layer, head in (item.split(".") for item in text.split(",")))
+    except ValueError as error:
+        raise SettingError(f"--heads {text}: write layer.head pairs from 0, such as 0.1,3.2") from error
+    return heads
+
+
+def _files(options: argparse.Namespace) -> dict[str, Path]:
+    files = {"pairs": options.pairs, "valid": options.valid, "vocab": _vocab(options)}
+    if options.weights is not None:
+        files |= {name: options.weights / name for name in
+                  ("config.json", "model.safetensors", "pytorch_model.bin") if (options.weights / name).exists()}
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def _vocab(options: argparse.Namespace) -> Path | None:
+    """Return the file of the vocabulary: the one given, else the one beside the weights, else None."""
+    if options.vocab or not options.weights:
+        return options.vocab
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (options.weights / name).exists():
+            return options.weights / name
+    raise InputError(f"{options.weights}: no tokenizer.json or vocab.txt beside the weights; give --vocab FILE")
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the path of a file that is there") from error
+
+
+def _name(regime: str) -> str:
+    return "bert_nli" if regime == "full" else f"bert_nli_{regime}"
+
+
+class _Fit:
+    """One regime: what the loop needs to know of pairs and model."""
+
+    def __init__(self, options: argparse.Namespace, study: Study, directory: Path) -> None:
+        import torch
+
+        from src import finetune
+        from src.loop import step_seed
+        from src.pair_classifier import PairClassifier, load_bert, make_config
+
+        self.study, self.directory, self.device = study, directory, study.device
+        torch.set_num_threads(study.threads)
+        pairs = read_pairs(options.pairs)
+        train, valid = (pairs, read_pairs(options.valid)) if options.valid else hold_out(pairs)
+        self.names = label_names(train)
+        self.labels = {"train": label_indices(train, self.names), "valid": label_indices(valid, self.names)}
+        self.items = self._encode(train, valid, _vocab(options))
+        self.steps_per_epoch = -(-len(train) // study.batch_size)
+        torch.manual_seed(step_seed(study.seed, 0, -1))
+        config = make_config(study.size, self.vocab_size, study.max_length, options.weights)
+        self.model: PairClassifier = PairClassifier(config, len(self.names))
+        if options.weights:
+            load_bert(self.model, options.weights)
+        self.model.to(self.device)
+        finetune.apply(self.model.bert, study.regime, study.layers, study.heads, study.remove)
+        if study.remove:
+            from src.head_importance import remove_least_important
+
+            remove_least_important(self.model.eval(), study.remove, directory,
+                                   range(min(MEASURED_BATCHES, self.steps_per_epoch)), self._losses)
+        print(finetune.describe(self.model, study.regime))
+        self.learning, self.total = finetune.count(self.model)
+
+    def _encode(self, train: list[Pair], valid: list[Pair], vocab: Path | None) -> dict[str, list[Encoded]]:
+        """Return token ids; the tokeniser is kept in the run's folder, from which a resumed run takes it."""
+        kept, size = self.directory / "tokenizer.json", self.study.max_length
+        if kept.exists():
+            tokenizer = load_tokenizer(kept, size)
+        else:
+            tokenizer = load_tokenizer(vocab, size) if vocab else train_tokenizer(train, self.study.vocab_size, size)
+            with atomic_open(kept) as file:
+                file.write(tokenizer.to_str())
+        self.vocab_size = tokenizer.get_vocab_size()
+        return {"train": encode(tokenizer, train), "valid": encode(tokenizer, valid)}
+
+    def run(self) -> dict[str, Any]:
+        """Fit, then save model and report, and return the result."""
+        from src.config import Optim
+        from src.finetune import layers_of
+        from src.loop import Loop
+        from src.pair_classifier import save_classifier
+
+        study, steps = self.study, self.steps_per_epoch * self.study.epochs
+        reset_peak_memory(self.device)
+        loop = Loop(
+            model=self.model, optim=Optim(lr=study.lr, warmup_steps=steps // 10, grad_clip=1.0), steps=steps,
+            loss_of=self._loss_of, directory=self.directory, seed=study.seed, device=self.device,
+            validate=self._validate, valid_every=self.steps_per_epoch, select="best",
+            description=f"{_name(study.regime)} on {self.directory.parent.name}")
+        progress = loop.run()
+        peak_mb = peak_memory_mb(self.device)
+        train, valid = ((self._logits(part).argmax(1) == self.labels[part]).mean().item() for part in self.items)
+        text = report(self.labels["valid"], self._logits("valid").argmax(1), self.names)
+        with atomic_open(self.directory / "report.txt") as file:
+            file.write(text)
+        print(text)
+        model_path = self.directory / "model.pt"
+        save_classifier(model_path, self.model, self.names, len(layers_of(self.model.bert)))
+        for leftover in ("last.pt", "best.pt"):
+            (self.directory / leftover).unlink(missing_ok=True)
+        return {"regime": study.regime, "learning": self.learning, "params": self.total, "steps": steps,
+                "train": train, "valid": valid, "best_step": progress.best_step, "seconds": progress.seconds,
+                "epoch_s": progress.seconds / study.epochs, "peak_mb": peak_mb,
+                "file_mb": model_path.stat().st_size / 1e6, "device": self.device, "finished": timestamp()}
+
+    def _rows(self, step: int) -> np.ndarray:
+        """Return the training pairs of a step: every epoch each pair once, in an order of its own."""
+        import numpy as np
+
+        epoch, at = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.study.seed, epoch]).permutation(len(self.items["train"]))
+        return order[at * self.study.batch_size : (at + 1) * self.study.batch_size]
+
+    def _logits_of(self, step: int) -> tuple[Any, Any]:
+        import torch
+
+        from src.pair_classifier import collate
+
+        rows = self._rows(step)
+        labels = torch.from_numpy(self.labels["train"][rows]).to(self.device)
+        return self.model(*collate([self.items["train"][row] for row in rows], self.device)), labels
+
+    def _losses(self, step: int) -> Any:
+        from torch.nn import functional as F
+
+        logits, labels = self._logits_of(step)
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def _loss_of(self, step: int) -> dict[str, Any]:
+        from torch.nn import functional as F
+
+        logits, labels = self._logits_of(step)
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+    def _logits(self, part: str) -> np.ndarray:
+        from src.pair_classifier import predict
+
+        return predict(self.model, self.items[part], self.device, self.study.batch_size).numpy()
+
+    def _validate(self, step: int) -> dict[str, float]:
+        from src.logits import accuracy, cross_entropy
+
+        logits = self._logits("valid")
+        return {"valid_metric": accuracy(logits, self.labels["valid"]),
+                "valid_loss": cross_entropy(logits, self.labels["valid"])}
+
+
+def report(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -> str:
+    """Return precision, recall, F1 and support a class, and the confusion matrix (rows: truth), as text."""
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    classes = range(len(names))
+    table = classification_report(labels, predicted, labels=classes, target_names=names, digits=4, zero_division=0)
+    confusion = confusion_matrix(labels, predicted, labels=classes)
+    return f"{table}\nconfusion (rows: truth, columns: predicted)\n{confusion}\n"
+
+
+def reset_peak_memory(device: str) -> None:
+    """Begin the measurement that `peak_memory_mb` ends."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb(device: str) -> float | None:
+    """Return the most memory held since `reset_peak_memory`, in MB: of the device, or of the whole process on a CPU.
+
+    None where the system does not tell.
+    """
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
+
+
+def _row(options: argparse.Namespace, study: Study, result: dict[str, Any], directory: Path, full: str,
+         sources: dict[str, str]) -> dict[str, Any]:
+    """Return the run's ledger row: a change of the full regime."""
+    from src.pair_classifier import SIZES
+
+    def group(regime: Study) -> str:
+        settings = {key: value for key, value in asdict(regime).items() if key not in ("seed", "threads", "device")}
+        return digest({"files": sources, "study": settings})[:8]
+
+    base = _study(options, "full")
+    differing = {key: (old, new) for (key, old), new in zip(asdict(base).items(), asdict(study).values()) if old != new}
+    width, layers, heads, _ = SIZES[study.size]
+    if options.weights:
+        layers, heads = _shape(options)
+        width = read_json(options.weights / "config.json")["hidden_size"]
+    return {
+        "date": result["finished"], "source": "ours", "stage": "train", "competition": options.pairs.stem,
+        "run_id": f"{directory.parent.name}/{directory.name}", "experiment": _name(study.regime),
+        "parent": "" if study.regime == "full" else "bert_nli",
+        "changed": "; ".join(f"finetune.{key}: {old} → {new}" for key, (old, new) in differing.items()),
+        "encoder": "bert", "d_model": width, "layers": layers, "heads": heads, "pooling": "cls", "head": "linear",
+        "batch_size": study.batch_size, "lr": study.lr, "params": result["params"], "steps": result["steps"],
+        "folds": 1, "seeds": study.seed, "metric": "accuracy", "train": result["train"], "valid": result["valid"],
+        "seconds": result["seconds"], "device": result["device"], "status": "ok", "commit": commit(), "digest": full,
+        "group": group(study), "parent_group": "" if study.regime == "full" else group(base),
+        "command": _command(options, study.regime),
+        "note": f"{result['learning']:,} parameters learn; {result['epoch_s']:.1f} s an epoch"
+                + (f"; peak {result['peak_mb']:.0f} MB" if result["peak_mb"] else ""),
+    }
+
+
+def _command(options: argparse.Namespace, regime: str) -> str:
+    words = ["bash", "run.sh", "bert_nli", "--pairs", str(options.pairs), "--regime", regime]
+    given = {"valid": options.valid, "weights": options.weights, "vocab": options.vocab, "layers": options.layers,
+             "heads": options.heads, "remove": options.remove}
+    given |= {key: getattr(options, key) for key in ("size", "vocab_size", "max_length", "epochs", "batch_size", "lr",
+                                                     "seed")}
+    for key, value in given.items():
+        if value not in (None, "", getattr(Study, key, None)):
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    return shlex.join(words)
