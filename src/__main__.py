@@ -30,6 +30,8 @@ BESIDE = {  # stages beside it: module with add_arguments and main
     "ctc": ("src.train_ctc", "speech to characters: an encoder trained by CTC on transcripts"),
     "report": ("src.report", "a run's page: curves, confusions, reliability, speakers, neighbours in the ledger"),
     "status": ("src.status", "what is cached, trained and running, with sizes; --prune removes what nothing needs"),
+    "head_importance": ("src.head_importance", "how much each attention head of a finished run matters, as a picture"),
+    "bert_nli": ("src.bert_nli", "BERT on labelled sentence pairs under the five fine-tuning regimes"),
     "conditions": ("src.conditions", "a run's accuracy on held-out utterances as other sessions would give them"),
     "bench": ("src.bench", "throughput and memory of each stage on this machine"),
     "ledger": ("src.ledger", "the ablation ledger: table, plot, scores"),
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     stage = next((word for word in arguments if not word.startswith("-")), "")
     options = parser(stage).parse_args(arguments)
     if not distributed.is_main():
-        sys.stdout = open(os.devnull, "w")  # rank 0 speaks for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end: rank 0 speaks for all)
     try:
         if distributed.world_size() > 1 and stage not in SHARED:
             raise SettingError(f"torchrun starts several processes, and only {' and '.join(SHARED)} can share their "

@@ -65,6 +65,9 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     if takes == "waveform" and data.kind != "waveform":
         raise SettingError(f"encoder '{experiment.encoder.name}' takes waveforms, the store holds {data.kind}: "
                            "use audio input and --set features.store=waveform")
+    if takes == "waveform" and experiment.frontend.mean_norm is True:
+        raise SettingError(f"frontend.mean_norm: encoder '{experiment.encoder.name}' takes waveforms, which have no "
+                           "mean over frames; set it to false")
     train = experiment.train
     if train.speed_classes and not {"speed", "mel_speed"} & {item.name for item in experiment.augment}:
         raise SettingError("train.speed_classes: there are no copies without a speed augmentation; --set "
@@ -85,7 +88,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         "folds": folds,
         "embedding.dim": AUTO_EMBEDDING_DIM[data.is_little] if experiment.embedding.dim == "auto"
         else experiment.embedding.dim,
-        "frontend.mean_norm": (data.kind != "cepstra") if experiment.frontend.mean_norm == "auto"
+        "frontend.mean_norm": (data.kind != "cepstra" and takes == "frames") if experiment.frontend.mean_norm == "auto"
         else experiment.frontend.mean_norm,
         "train.device": device,
         "train.steps": steps,

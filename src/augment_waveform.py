@@ -12,7 +12,7 @@ import torchaudio
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from src.acoustics import SAMPLE_RATE, uniform, whole, wrapped
+from src.acoustics import SAMPLE_RATE, whole, wrapped
 from src.augment import Augmentation
 from src.augment_speed import SpeedCopies
 from src.masking import zero_padding

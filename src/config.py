@@ -74,6 +74,16 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Finetune:
+    """How much of the encoder learns (see src.finetune); all but "full" want an encoder with attention layers."""
+
+    regime: Literal["full", "freeze_first", "embedding_and_last", "first_layers", "remove_heads"] = "full"
+    layers: int = 9  # of freeze_first and first_layers
+    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) from 0 that remove_heads takes out
+    remove: int = 0  # or that many of the least important, measured before the first step
+
+
+@dataclass(frozen=True)
 class Train:
     """One fit: how long, on what crops, in which numbers."""
 
@@ -118,6 +128,7 @@ class Experiment:
     frontend: Frontend = Frontend()
     embedding: Embedding = Embedding()
     optim: Optim = Optim()
+    finetune: Finetune = Finetune()
     train: Train = Train()
     infer: Infer = Infer()
     folds: int | Literal["all"] | Auto = 5  # k folds; 1: one part held out; all: no validation

@@ -98,11 +98,12 @@ def make_row(
 
 def make_blend_row(result: Mapping[str, Any], *, competition: str, command: str) -> dict[str, Any]:
     """Return the row of a blend of several runs. result: what the ensemble stage wrote of it."""
-    members = [f"{run_id.partition('/')[2]} × {weight:.3g}" for run_id, weight in result["members"].items()]
+    members = [f"{weight:.3g} of {run_id.partition('/')[2]}" for run_id, weight in result["members"].items()]
     return {
         "date": timestamp(), "source": "ours", "stage": "ensemble", "competition": competition,
-        "run_id": result["run_id"], "experiment": "ensemble", "changed": " + ".join(members), "params": result["params"],
-        "metric": "accuracy", "valid": result["valid"], "seconds": result["seconds"], "status": "ok",
+        "run_id": result["run_id"], "experiment": "ensemble", "changed": " + ".join(members),
+        "params": result["params"], "metric": "accuracy", "valid": result["valid"], "seconds": result["seconds"],
+        "status": "ok",
         "commit": commit(), "digest": result["digest"], "group": result["digest"][:8], "command": command,
         "note": "accuracy of cross-fitted weights" if result["valid"] is not None else "",
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from src import finetune
 from src.config import Embedding, Experiment, from_json, override, to_json
 from src.errors import InputError
 from src.files import atomic_open
@@ -37,6 +38,7 @@ class SpeakerModel(nn.Module):
             self.log_mel = LogMel(experiment.features)
             input_dim = experiment.features.num_mels
         self.encoder = build("encoder", experiment.encoder, input_dim)
+        finetune.apply(self.encoder, **vars(experiment.finetune))
         self.pooling = build("pooling", experiment.pooling, self.encoder.output_dim)
         self.embedding = EmbeddingLayers(self.pooling.output_dim, experiment.embedding)
         self.head = build("head", experiment.head, self.embedding.output_dim, num_speakers * num_copies)
@@ -107,8 +109,11 @@ def load_model(path: Path, device: str = "cpu") -> tuple[SpeakerModel, Experimen
     if content.get("format") != CHECKPOINT_FORMAT:
         raise InputError(f"{path}: not a model of this version; train it again")
     experiment, speakers = from_json(content["experiment"]), tuple(content["speakers"])
-    whole = override(experiment, {"encoder.weights": ""}) if experiment.encoder.kwargs.get("weights") else experiment
+    begun_with = {"weights": "", "download": False}  # read once, when training began
+    whole = override(experiment, {f"encoder.{key}": none for key, none in begun_with.items()
+                                  if experiment.encoder.kwargs.get(key)})
     model = SpeakerModel(whole, content["kind"], content["input_dim"], len(speakers), content["num_copies"])
+    finetune.fit_heads(model, content["model"])
     model.load_state_dict(content["model"])
     return model.to(device).eval(), experiment, speakers
 

@@ -102,8 +102,8 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         raise RunError(f"{run_dir}: the run is not finished; run its train stage first")
     result = read_json(path)
     if result.get("metric", "accuracy") != "accuracy":
-        raise SettingError(f"{run_dir.name}: its result is a {result['metric']}; only runs that classify can be blended "
-                           "and submitted")
+        raise SettingError(f"{run_dir.name}: its result is a {result['metric']}; only runs that classify can be "
+                           "blended and submitted")
     return result
 
 

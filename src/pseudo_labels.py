@@ -1,8 +1,8 @@
 """A blend's predictions of the test utterances, kept as labels that another run may train on (Lee, 2013).
 
-Stage 3 writes pseudo_labels.npz beside a blend's logits; a run with train.pseudo_labels reads it by digest, and a second
-round is another run. Fold k of that run is given what the blend's members of fold k predict, models that never saw fold
-k, so that its validation stays honest.
+Stage 3 writes pseudo_labels.npz beside a blend's logits; a run with train.pseudo_labels reads it by digest, and a
+second round is another run. Fold k of that run is given what the blend's members of fold k predict, models that never
+saw fold k, so that its validation stays honest.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ PSEUDO_LABELS = "pseudo_labels.npz"
 
 
 def save_pseudo_labels(directory: Path, rows: np.ndarray, by_fold: list[np.ndarray], overall: np.ndarray) -> None:
-    """Write labels and confidences of test `rows` (N,) from log-posteriors (N, C): of each fold, and of all together."""
+    """Write labels and confidences of test `rows` (N,) from log-posteriors (N, C), of each fold and of all together."""
     scores = np.stack([*by_fold, overall])
     with atomic_open(directory / PSEUDO_LABELS, "wb") as file:
         np.savez(file, rows=rows, labels=scores.argmax(2), confidence=np.exp(scores.max(2)).astype(np.float32))

@@ -145,6 +145,7 @@ SPACE: tuple[Choice | Range, ...] = (
     _choice("encoder.se_dim", 64, 128, when="ecapa_tdnn"),
     _choice("encoder.stride", 1, 2, when="ecapa_tdnn"),
     _choice("encoder.base_channels", 8, 16, 32, when="resnet34"),
+    _choice("encoder.dim", 128, 256, 768, when="logmel_cnn"),
     _choice("encoder.growth_rate", 16, 32, when="campplus"),
     _choice("encoder.init_channels", 64, 128, when="campplus"),
     _choice("pooling", "mean", "max", "self_attention", "self_attention_max", "statistics", "attentive_statistics"),

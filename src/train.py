@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src import distributed
+from src import distributed, finetune
 from src.allocator import keep_large_blocks
 from src.augment import Augmentation, check_kinds
 from src.augment_speed import SpeedCopies
 from src.config import to_json
 from src.evaluate import autocast, predict
 from src.files import digest, read_json, write_json
+from src.head_importance import remove_least_important
 from src.ledger_row import timestamp
 from src.logits import accuracy, cross_entropy, save_logits
 from src.loop import Loop, step_seed
@@ -31,6 +32,7 @@ from src.sampler import CropSampler
 from src.store import Store
 from src.task import Classification, mix_up
 
+MEASURED_STEPS = 16  # whose crops tell which attention heads matter least, where the experiment removes some
 Report = Callable[[int, int, float], None]  # (fold, step, validation accuracy) of a validation under way
 
 
@@ -112,6 +114,13 @@ class _Fold:
         torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
         self.model = SpeakerModel(self.experiment, store.kind, store.dim, len(store.speakers), num_copies)
         self.model.to(self.train.device)
+        self.shared_model = self.model
+        chosen = self.experiment.finetune
+        if chosen.remove:
+            remove_least_important(self.model.eval(), chosen.remove, self.directory, range(MEASURED_STEPS),
+                                   lambda step: self.loss_of(step)["loss"])
+        if fold == 0 and distributed.is_main():
+            print(finetune.describe(self.model, chosen.regime))
         self.shared_model = distributed.averaged(self.model, self.train.device)
         if self.train.compile:
             from src.compiler import compiled

@@ -19,8 +19,8 @@ def write_run(root, name, folds, test, *, table="t", shift=0.0):
         np.savez(run_dir / f"fold_{k}" / "valid.npz", rows=np.array(rows, int), logits=np.float32(logits))
         np.savez(run_dir / f"fold_{k}" / "test.npz", rows=np.arange(900, 900 + len(test_logits)),
                  logits=np.float32(test_logits) + np.float32(shift))
-    write_json(run_dir / "result.json", {"run_id": f"c/{name}-00000000", "digest": name, "store": "s", "table": table, "params": 10,
-                                         "seconds": 1.0})
+    write_json(run_dir / "result.json", {"run_id": f"c/{name}-00000000", "digest": name, "store": "s", "table": table,
+                                         "params": 10, "seconds": 1.0})
     return run_dir
 
 

@@ -47,6 +47,7 @@ SMALL = {  # settings that keep an encoder quick to export; one that is not name
     "transformer": {"d_model": 16, "num_layers": 1, "feed_forward_dim": 24, "positional": "sinusoidal"},
     "conformer": {"d_model": 16, "num_layers": 1, "num_heads": 2, "feed_forward_dim": 24, "kernel_size": 7},
     "branchformer": {"d_model": 16, "num_layers": 1, "num_heads": 2, "cgmlp_dim": 24, "kernel_size": 7},
+    "logmel_cnn": {"dim": 16},
     "ecapa_tdnn": {"channels": 16, "scale": 2, "aggregate_dim": 24, "se_dim": 8},
     "lab_transformer": {"d_model": 16, "num_layers": 1},
     "lab_conformer": {"d_model": 16, "num_layers": 1, "kernel_size": 7},

@@ -202,7 +202,7 @@ def test_a_blend_has_a_row_of_its_own_that_no_mean_takes_in(path):
         competition="vowels", command="bash run.sh ensemble a b"), path)
     made = ledger.read(path)[-1]
     assert (made["stage"], made["valid"], made["command"]) == ("ensemble", "0.95", "bash run.sh ensemble a b")
-    assert made["changed"] == "course-00000000 × 0.75 + other-00000000 × 0.25"
+    assert made["changed"] == "0.75 of course-00000000 + 0.25 of other-00000000"
     assert [len(item.rows) for item in groups(ledger.read(path))] == [1, 1]
     assert ledger.score("vowels/ensemble-12345678", public=0.9, path=path)["public"] == "0.9"
 

@@ -24,11 +24,13 @@ SMALL = {  # settings that keep the big encoders quick; a part that is not named
     "branchformer": {"d_model": 16, "num_layers": 2, "num_heads": 2, "cgmlp_dim": 24, "kernel_size": 7},
     "ecapa_tdnn": {"channels": 16, "scale": 4, "aggregate_dim": 24, "se_dim": 8, "stride": 2},
     "resnet34": {"base_channels": 4},
+    "logmel_cnn": {"dim": 16},
     "campplus": {"growth_rate": 4, "init_channels": 8, "blocks": (2, 2, 2)},
 }
 VARIANTS = [
     ("transformer", {"norm_first": True, "positional": "sinusoidal"}),
     ("conformer", {"norm": "group"}),
+    ("logmel_cnn", {"fixed_frames": 24}),
 ]
 ENCODERS = [(name, {}) for name, item in catalogue("encoder").items() if item.takes == "frames"] + VARIANTS
 encoders = pytest.mark.parametrize(("name", "kwargs"), ENCODERS, ids=lambda value: str(value))

@@ -78,7 +78,7 @@ def test_other_predictions_are_another_run_and_missing_ones_an_error(course_dir,
     save_pseudo_labels(blend_dir, store.test_rows, list(scores), scores[0])
     assert plan_of(course_dir, **{"train.pseudo_labels": plan.run_id}).digest != before
     (blend_dir / "pseudo_labels.npz").unlink()
-    with pytest.raises(SettingError, match="run `bash run.sh ensemble"):
+    with pytest.raises(SettingError, match=r"run `bash run\.sh ensemble"):
         plan_of(course_dir, **{"train.pseudo_labels": plan.run_id})
     seen_all, _, _ = first_round(course_dir, folds="all")
     known = plan_of(course_dir, **{"train.pseudo_labels": seen_all.run_id})
