@@ -1,5 +1,7 @@
 """Experiments: strict overrides, JSON both ways, digests that change when and only when a setting does."""
 
+from dataclasses import replace
+
 import pytest
 
 from src import experiments
