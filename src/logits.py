@@ -15,12 +15,16 @@ def save_logits(path: Path, rows: np.ndarray, logits: np.ndarray) -> None:
 
 
 def read_logits(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (N,) and logits (N, C); raises InputError when the file is torn or foreign."""
+    """Return rows (N,) and logits (N, C); raises InputError when the file is torn, changed or foreign."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return content["rows"], content["logits"]
-    except (OSError, ValueError, KeyError) as error:
+        with np.load(path, allow_pickle=False) as content:  # its checksums are checked as it is read
+            rows, logits = content["rows"], content["logits"]
+    except Exception as error:  # BadZipFile, EOFError, zlib.error, … on torn bytes
         raise InputError(f"{path}: unreadable logits ({error}); remove the run's folder and train it again") from error
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or logits.ndim != 2 or len(rows) != len(logits):
+        raise InputError(f"{path}: rows {rows.shape} and logits {logits.shape}, not written by this project; remove "
+                         "the run's folder and train it again")
+    return rows, logits
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 inputs -> [log-mel, for a store of waveforms] -> [mean normalisation] -> encoder -> pooling -> embedding -> head
 """
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from src import finetune
 from src.config import Embedding, Experiment, from_json, override, to_json
-from src.errors import InputError
+from src.errors import InputError, SettingError
 from src.files import atomic_open
 from src.masking import MaskedBatchNorm1d, mean_normalise
 from src.parts import build, lookup
+from src.tensor_file import check_archive
 
 CHECKPOINT_FORMAT = 1
 
@@ -108,19 +110,25 @@ def load_model(path: Path, device: str = "cpu") -> tuple[SpeakerModel, Experimen
     content = load_tensors(path)
     if content.get("format") != CHECKPOINT_FORMAT:
         raise InputError(f"{path}: not a model of this version; train it again")
-    experiment, speakers = from_json(content["experiment"]), tuple(content["speakers"])
-    begun_with = {"weights": "", "download": False}  # read once, when training began
-    whole = override(experiment, {f"encoder.{key}": none for key, none in begun_with.items()
-                                  if experiment.encoder.kwargs.get(key)})
-    model = SpeakerModel(whole, content["kind"], content["input_dim"], len(speakers), content["num_copies"])
-    finetune.fit_heads(model, content["model"])
-    model.load_state_dict(content["model"])
+    try:
+        experiment, speakers = from_json(content["experiment"]), tuple(content["speakers"])
+        begun_with = {"weights": "", "download": False}  # read once, when training began
+        whole = override(experiment, {f"encoder.{key}": none for key, none in begun_with.items()
+                                      if experiment.encoder.kwargs.get(key)})
+        model = SpeakerModel(whole, content["kind"], content["input_dim"], len(speakers), content["num_copies"])
+        finetune.fit_heads(model, content["model"])
+        model.load_state_dict(content["model"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SettingError) as error:
+        raise InputError(f"{path}: its settings and weights do not fit this version ({type(error).__name__}: {error}); "
+                         "train it again") from error
     return model.to(device).eval(), experiment, speakers
 
 
 def load_tensors(path: Path) -> dict:
     """Return the dict of tensors and plain values in a .pt file; code in it is refused, never run."""
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error

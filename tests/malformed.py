@@ -4,6 +4,7 @@ A kind takes a sound competition (a copy, see `bases`) and spoils it with a gene
 become of it. `python malformed.py` is the server: a line of JSON in (competition, workspace, seconds), one out.
 """
 
+import contextlib
 import csv
 import ctypes
 import io
@@ -56,9 +57,11 @@ LARGE = {"table of 10^6 rows", "listed 10^6 rows", "5,000 speakers", "an hour", 
 
 def kind(base: str, name: str = "") -> Callable:
     """Register a kind that spoils a copy of `base`."""
+
     def register(function):
         KINDS[name or function.__name__.replace("_", " ")] = base, function
         return function
+
     return register
 
 
@@ -106,12 +109,20 @@ def bases(folder: Path) -> None:
         num_frames = int(rng.integers(8, 20))
         torch.save(torch.from_numpy(rng.standard_normal((num_frames, 40)).astype(np.float32)), course / name)
         return {"feature_path": name, "mel_len": num_frames}
+
     metadata = {"n_mels": 40, "speakers": {s: [entry(f"uttr-{s}{k}.pt") for k in range(6)] for s in SPEAKERS}}
     (course / "metadata.json").write_text(json.dumps(metadata))
-    (course / "testdata.json").write_text(json.dumps(
-        {"n_mels": 40, "utterances": [entry(f"uttr-test{k}.pt") for k in range(4)]}))
-    (course / "mapping.json").write_text(json.dumps({
-        "speaker2id": {s: i for i, s in enumerate(SPEAKERS)}, "id2speaker": {str(i): s for i, s in enumerate(SPEAKERS)}}))
+    (course / "testdata.json").write_text(
+        json.dumps({"n_mels": 40, "utterances": [entry(f"uttr-test{k}.pt") for k in range(4)]})
+    )
+    (course / "mapping.json").write_text(
+        json.dumps(
+            {
+                "speaker2id": {s: i for i, s in enumerate(SPEAKERS)},
+                "id2speaker": {str(i): s for i, s in enumerate(SPEAKERS)},
+            }
+        )
+    )
 
     frames.mkdir()
     table = [(f"train_{i}", "train", SPEAKERS[i % 3], 5 + i) for i in range(18)]
@@ -165,11 +176,13 @@ DAMAGE = {"bits flipped": flip, "truncated": cut, "a block lost": zeroed, "start
 def register_audio_damage() -> None:
     for suffix in (".wav", ".flac", ".opus", ".ogg", ".mp3"):
         for name, damage in DAMAGE.items():
+
             def spoil(directory, rng, suffix=suffix, damage=damage):
                 path, utt_id = pick_audio(directory, rng, suffix)
                 rewrite(path, lambda data: damage(data, rng))
                 unmarked = suffix in (".wav", ".mp3")  # nothing in these formats tells a changed sample
                 return Case(EMPTY_CASE | ({"changed"} if unmarked else set()), {utt_id})
+
             KINDS[f"{suffix[1:]}: {name}"] = "audio", spoil
 
 
@@ -183,9 +196,12 @@ def absurd_header(directory, rng):
 
     def change(data):
         for _ in range(rng.integers(1, 3)):
-            position, size = ((4, 4), (16, 4), (20, 2), (22, 2), (24, 4), (28, 4), (32, 2), (34, 2), (40, 4))[rng.integers(9)]
+            position, size = ((4, 4), (16, 4), (20, 2), (22, 2), (24, 4), (28, 4), (32, 2), (34, 2), (40, 4))[
+                rng.integers(9)
+            ]
             data[position : position + size] = struct.pack("<Q", int(rng.choice(extremes)))[:size]
         return data
+
     rewrite(path, change)
     return Case(EMPTY_CASE | {"changed"}, {utt_id})
 
@@ -196,9 +212,23 @@ def not_audio(directory, rng):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("a.wav", b"RIFF")
-    path.write_bytes([b"", b"\0", b"RIFF", b"OggS", b"fLaC", b"<html>404 Not Found</html>", bytes(4096), rng.bytes(3000),
-                      archive.getvalue(), b"version https://git-lfs.github.com/spec/v1\n", b"ID3" + rng.bytes(500),
-                      b"OggS" + rng.bytes(300), b"fLaC" + rng.bytes(300)][rng.integers(13)])
+    path.write_bytes(
+        [
+            b"",
+            b"\0",
+            b"RIFF",
+            b"OggS",
+            b"fLaC",
+            b"<html>404 Not Found</html>",
+            bytes(4096),
+            rng.bytes(3000),
+            archive.getvalue(),
+            b"version https://git-lfs.github.com/spec/v1\n",
+            b"ID3" + rng.bytes(500),
+            b"OggS" + rng.bytes(300),
+            b"fLaC" + rng.bytes(300),
+        ][rng.integers(13)]
+    )
     return Case({"refused", "skipped"}, {utt_id})
 
 
@@ -248,11 +278,38 @@ def hour(directory, rng):
     return Case(set(UNCHANGED), extra={"train/anna/hour.flac": ("anna", 360_001)}, seconds=600)
 
 
-# Names, links and what lies there --------------------------------------------------------------------------------------
+# Names, links and what lies there -------------------------------------------------------------------------------------
 
-NAMES = ('q"uote', "com,ma", "new\nline", "tab\t", "nul-like\x01", " lead", "trail ", "-rf", "$(touch evil)", "`id`", "=1+1",
-         "ü" * 60, "\u202egnp", "\u2028x", "a" * 240, "c\\d", "e'f", "%s", "{x}", "\udcff", "é", "e\u0301", "CON", "a;b", "#",
-         "\ufeffx", "\x85y", "\x1b[31mred")
+NAMES = (
+    'q"uote',
+    "com,ma",
+    "new\nline",
+    "tab\t",
+    "nul-like\x01",
+    " lead",
+    "trail ",
+    "-rf",
+    "$(touch evil)",
+    "`id`",
+    "=1+1",
+    "ü" * 60,
+    "\u202egnp",
+    "\u2028x",
+    "a" * 240,
+    "c\\d",
+    "e'f",
+    "%s",
+    "{x}",
+    "\udcff",
+    "é",
+    "e\u0301",
+    "CON",
+    "a;b",
+    "#",
+    "\ufeffx",
+    "\x85y",
+    "\x1b[31mred",
+)
 
 
 @kind("audio", "odd speaker names")
@@ -287,11 +344,17 @@ def normal_forms(directory, rng):
             shutil.copy(directory / "test" / "t0.wav", directory / "test" / f"{name}.wav")
     names = sorted(p.name for p in (directory / "test").iterdir())
     write_table(directory / "sample_submission.csv", [("Id", "Category"), *((n, "x") for n in names)])
-    both = len({unicodedata.normalize("NFC", n) for n in names}) < len(names) or len(
-        list((directory / "train").iterdir())) == 5
+    both = (
+        len({unicodedata.normalize("NFC", n) for n in names}) < len(names)
+        or len(list((directory / "train").iterdir())) == 5
+    )
     extra = {f"{n}": ("", None) for n in names if n not in TESTS}
-    extra |= {f"train/{p.name}/{take}": (p.name, None) for p in (directory / "train").iterdir() for take in TAKES
-              if p.name not in SPEAKERS}
+    extra |= {
+        f"train/{p.name}/{take}": (p.name, None)
+        for p in (directory / "train").iterdir()
+        for take in TAKES
+        if p.name not in SPEAKERS
+    }
     return Case(set(REFUSED if both else UNCHANGED), extra=extra)
 
 
@@ -308,8 +371,17 @@ def hidden(directory, rng):
 def links(directory, rng):
     outside = directory.parent / "outside"
     place = directory / str(rng.choice(["train/anna/9.wav", "test/t9.wav", "train/dora", "test/sub"]))
-    target = (outside / "secret.wav", outside, "/etc/passwd", "/dev/zero", "/", "nowhere.wav", place.name, "..",
-              "../../../secret.wav")[rng.integers(9)]
+    target = (
+        outside / "secret.wav",
+        outside,
+        "/etc/passwd",
+        "/dev/zero",
+        "/",
+        "nowhere.wav",
+        place.name,
+        "..",
+        "../../../secret.wav",
+    )[rng.integers(9)]
     place.symlink_to(target)
     return Case({"refused", "unchanged"})
 
@@ -325,8 +397,22 @@ def linked_table(directory, rng):
 
 @kind("audio", "a pipe")
 def pipe(directory, rng):
-    path = directory / str(rng.choice(["utterances.csv", "sample_submission.csv", "solution.csv", "train/anna/0.wav",
-                                       "test/t1.flac", "train/9.wav", "metadata.json", "mapping.json", "test", "pipe"]))
+    path = directory / str(
+        rng.choice(
+            [
+                "utterances.csv",
+                "sample_submission.csv",
+                "solution.csv",
+                "train/anna/0.wav",
+                "test/t1.flac",
+                "train/9.wav",
+                "metadata.json",
+                "mapping.json",
+                "test",
+                "pipe",
+            ]
+        )
+    )
     if path.name == "test":
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -336,8 +422,9 @@ def pipe(directory, rng):
 
 @kind("audio", "unreadable")
 def unreadable(directory, rng):
-    path = directory / str(rng.choice(["train/anna/0.wav", "test/t0.wav", "train", "train/bert", "test",
-                                       "sample_submission.csv", "."]))
+    path = directory / str(
+        rng.choice(["train/anna/0.wav", "test/t0.wav", "train", "train/bert", "test", "sample_submission.csv", "."])
+    )
     path.chmod(0)
     return Case(set(REFUSED))
 
@@ -383,9 +470,27 @@ def many_speakers(directory, rng):
 
 # Tables of audio ------------------------------------------------------------------------------------------------------
 
-BAD_PATHS = ("../outside/secret.wav", "train/../../outside/secret.wav", "/etc/passwd", "train//anna/0.wav", "./train/anna/0.wav",
-             "train/anna/../anna/0.wav", "train/anna/", "", "train/anna/nope.wav", "train\\anna\\0.wav", "train/anna/0.wav\n",
-             "a" * 5000, "a/" * 3000 + "x.wav", "\0", "~/x.wav", "file:///etc/passwd", "train", "test/t0.wav", "../" * 30)
+BAD_PATHS = (
+    "../outside/secret.wav",
+    "train/../../outside/secret.wav",
+    "/etc/passwd",
+    "train//anna/0.wav",
+    "./train/anna/0.wav",
+    "train/anna/../anna/0.wav",
+    "train/anna/",
+    "",
+    "train/anna/nope.wav",
+    "train\\anna\\0.wav",
+    "train/anna/0.wav\n",
+    "a" * 5000,
+    "a/" * 3000 + "x.wav",
+    "\0",
+    "~/x.wav",
+    "file:///etc/passwd",
+    "train",
+    "test/t0.wav",
+    "../" * 30,
+)
 
 
 @kind("audio", "sample_submission.csv with bad ids")
@@ -408,11 +513,22 @@ def bad_sample(directory, rng):
 @kind("audio", "sample_submission.csv as other bytes")
 def torn_sample(directory, rng):
     path = directory / "sample_submission.csv"
-    change = [lambda d: d[: rng.integers(len(d) - 12)], lambda d: b"", lambda d: d.replace(b"\r\n", b"\n"),
-              lambda d: b"\xef\xbb\xbf" + d, lambda d: d.decode().encode("utf-16"), lambda d: rng.bytes(200),
-              lambda d: d.replace(b"Id", b"ID"), lambda d: d.replace(b"Id,", b"Id,Id,"), lambda d: d + b'"open',
-              lambda d: d.replace(b"anna", b"x" * 200_000, 1), lambda d: d + b"\0", lambda d: d.replace(b",", b";"),
-              lambda d: d.replace(b"t0", b"\xff0"), lambda d: d.replace(b"\r\n", b"\r")][rng.integers(14)]
+    change = [
+        lambda d: d[: rng.integers(len(d) - 12)],
+        lambda d: b"",
+        lambda d: d.replace(b"\r\n", b"\n"),
+        lambda d: b"\xef\xbb\xbf" + d,
+        lambda d: d.decode().encode("utf-16"),
+        lambda d: rng.bytes(200),
+        lambda d: d.replace(b"Id", b"ID"),
+        lambda d: d.replace(b"Id,", b"Id,Id,"),
+        lambda d: d + b'"open',
+        lambda d: d.replace(b"anna", b"x" * 200_000, 1),
+        lambda d: d + b"\0",
+        lambda d: d.replace(b",", b";"),
+        lambda d: d.replace(b"t0", b"\xff0"),
+        lambda d: d.replace(b"\r\n", b"\r"),
+    ][rng.integers(14)]
     rewrite(path, change)
     return Case({"refused", "unchanged"})
 
@@ -439,8 +555,17 @@ def odd_labels(directory, rng):
 
 @kind("audio", "utterances.csv with a bad header")
 def bad_header(directory, rng):
-    header = (("path", "lable"), ("path", "path"), ("label",), ("path", "label", "label"), ("PATH", "label"), ("path,label",),
-              ("", ""), ("path", "label", "x" * 100_000), ("path", "\x1b[31m"))[rng.integers(9)]
+    header = (
+        ("path", "lable"),
+        ("path", "path"),
+        ("label",),
+        ("path", "label", "label"),
+        ("PATH", "label"),
+        ("path,label",),
+        ("", ""),
+        ("path", "label", "x" * 100_000),
+        ("path", "\x1b[31m"),
+    )[rng.integers(9)]
     write_table(directory / "utterances.csv", [header, *((f"train/{s}/{t}", s) for s in SPEAKERS for t in TAKES)])
     return Case(set(REFUSED))
 
@@ -478,17 +603,20 @@ def saved(content, **options) -> bytes:
 def pick_tensor(directory: Path, rng: np.random.Generator) -> tuple[Path, tuple[int, int]]:
     """Return a .pt file and its shape."""
     entries = json.loads((directory / "testdata.json").read_text())["utterances"]
-    entries += sum(json.loads((directory / "metadata.json").read_text())["speakers"].values(), [])
+    for listed in json.loads((directory / "metadata.json").read_text())["speakers"].values():
+        entries += listed
     entry = entries[rng.integers(len(entries))]
     return directory / entry["feature_path"], (entry["mel_len"], 40)
 
 
 def register_tensor_damage() -> None:
     for name, damage in DAMAGE.items():
+
         def spoil(directory, rng, damage=damage):
             path, _ = pick_tensor(directory, rng)
             rewrite(path, lambda data: damage(data, rng))
             return Case(touched={path.name})
+
         KINDS[f"pt: {name}"] = "course", spoil
 
 
@@ -501,11 +629,31 @@ def other_tensor(directory, rng):
 
     path, shape = pick_tensor(directory, rng)
     ones = torch.ones(shape)
-    content = [ones[1:], ones.T, ones[None], ones.flatten(), ones[:, :39], ones.int(), ones.bool(), ones.to(torch.complex64),
-               ones.to_sparse(), ones.to("meta"), torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8), {"x": ones}, [ones],
-               None, "frames", 7, torch.full(shape, torch.nan), torch.full(shape, -torch.inf), ones * 1e30,
-               torch.ones(1).expand(10**9, 40), torch.empty(0, 40), torch.ones(1).expand(*shape)[:-1],
-               ones.to_sparse_csr()][rng.integers(23)]
+    content = [
+        ones[1:],
+        ones.T,
+        ones[None],
+        ones.flatten(),
+        ones[:, :39],
+        ones.int(),
+        ones.bool(),
+        ones.to(torch.complex64),
+        ones.to_sparse(),
+        ones.to("meta"),
+        torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8),
+        {"x": ones},
+        [ones],
+        None,
+        "frames",
+        7,
+        torch.full(shape, torch.nan),
+        torch.full(shape, -torch.inf),
+        ones * 1e30,
+        torch.ones(1).expand(10**9, 40),
+        torch.empty(0, 40),
+        torch.ones(1).expand(*shape)[:-1],
+        ones.to_sparse_csr(),
+    ][rng.integers(23)]
     path.write_bytes(saved(content))
     return Case({"refused", "skipped"}, {path.name})
 
@@ -513,8 +661,15 @@ def other_tensor(directory, rng):
 @kind("course", "pt: code")
 def code(directory, rng):
     path, shape = pick_tensor(directory, rng)
-    content = [saved(Evil()), saved(Evil(), _use_new_zipfile_serialization=False), pickle.dumps(Evil()), pickle.dumps(Evil(), 0),
-               saved({"x": Evil()}), saved(np.zeros(shape)), saved(np.array([Evil()], object))][rng.integers(7)]
+    content = [
+        saved(Evil()),
+        saved(Evil(), _use_new_zipfile_serialization=False),
+        pickle.dumps(Evil()),
+        pickle.dumps(Evil(), 0),
+        saved({"x": Evil()}),
+        saved(np.zeros(shape)),
+        saved(np.array([Evil()], object)),
+    ][rng.integers(7)]
     path.write_bytes(content)
     return Case(set(REFUSED))
 
@@ -540,10 +695,22 @@ def other_archive(directory, rng):
 @kind("course", "JSON: torn or of other bytes")
 def torn_json(directory, rng):
     path = directory / str(rng.choice(["metadata.json", "mapping.json", "testdata.json"]))
-    change = [lambda d: d[: rng.integers(len(d) - 1)], lambda d: flip(d, rng), lambda d: flip(d, rng), lambda d: rng.bytes(99),
-              lambda d: d.decode().encode("utf-16"), lambda d: b"\xef\xbb\xbf" + d, lambda d: b"[" * 10**5, lambda d: d + d,
-              lambda d: d.replace(b"40", b"4" * 5000), lambda d: d.replace(b"40", b"NaN"), lambda d: d.replace(b"40", b"40.0"),
-              lambda d: d.replace(b'"', b"'"), lambda d: b'{"a":' * 10**5, lambda d: b""][rng.integers(14)]
+    change = [
+        lambda d: d[: rng.integers(len(d) - 1)],
+        lambda d: flip(d, rng),
+        lambda d: flip(d, rng),
+        lambda d: rng.bytes(99),
+        lambda d: d.decode().encode("utf-16"),
+        lambda d: b"\xef\xbb\xbf" + d,
+        lambda d: b"[" * 10**5,
+        lambda d: d + d,
+        lambda d: d.replace(b"40", b"4" * 5000),
+        lambda d: d.replace(b"40", b"NaN"),
+        lambda d: d.replace(b"40", b"40.0"),
+        lambda d: d.replace(b'"', b"'"),
+        lambda d: b'{"a":' * 10**5,
+        lambda d: b"",
+    ][rng.integers(14)]
     rewrite(path, change)
     touched = {p.name for p in directory.glob("*.pt")}  # another mel_len is another shape: skipped
     return Case(touched=touched)
@@ -556,16 +723,34 @@ def other_json(directory, rng):
     places = []
 
     def walk(node):
-        for key, child in (node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
             places.append((node, key))
             walk(child)
+
     walk(content)
     places = [place for place in places if place[0] is not content.get("id2speaker")]
     node, key = places[rng.integers(len(places))]
     if key == "id2speaker":
         node["speaker2id"] = {}
-    value = [None, True, [], {}, "x", -1, 0, 10**18, 1.5, "../../outside/secret.pt", "/etc/passwd", "\ud800", "a\nb", "",
-             float("nan"), [[]], {"x": 1}][rng.integers(17)]
+    value = [
+        None,
+        True,
+        [],
+        {},
+        "x",
+        -1,
+        0,
+        10**18,
+        1.5,
+        "../../outside/secret.pt",
+        "/etc/passwd",
+        "\ud800",
+        "a\nb",
+        "",
+        float("nan"),
+        [[]],
+        {"x": 1},
+    ][rng.integers(17)]
     node[key] = value
     path.write_text(json.dumps(content))
     return Case({"refused", "skipped"}, {p.name for p in directory.glob("*.pt")})
@@ -573,8 +758,12 @@ def other_json(directory, rng):
 
 @kind("course", "JSON: a key twice")
 def key_twice(directory, rng):
-    name, key = (("metadata.json", '"bert": ['), ("mapping.json", '"bert": 1'), ("testdata.json", '"n_mels": 40'),
-                 ("metadata.json", '"speakers": {'))[rng.integers(4)]
+    name, key = (
+        ("metadata.json", '"bert": ['),
+        ("mapping.json", '"bert": 1'),
+        ("testdata.json", '"n_mels": 40'),
+        ("metadata.json", '"speakers": {'),
+    )[rng.integers(4)]
     text = (directory / name).read_text()
     assert key in text
     whole = {"[": f"{key}], ", "{": f"{key}}}, "}.get(key[-1], f"{key}, ")
@@ -588,10 +777,8 @@ def odd_ids(directory, rng):
     entry = content["utterances"][rng.integers(4)]
     old, new = entry["feature_path"], str(rng.choice([*NAMES, *BAD_PATHS]))
     entry["feature_path"] = new
-    try:
+    with contextlib.suppress(OSError, ValueError):
         (directory / old).rename(directory / new)
-    except (OSError, ValueError):
-        pass
     (directory / "testdata.json").write_text(json.dumps(content))
     return Case({"refused", "unchanged"}, renamed={old: new})
 
@@ -601,10 +788,14 @@ def doubled(directory, rng):
     content = json.loads((directory / "metadata.json").read_text())
     test = json.loads((directory / "testdata.json").read_text())
     speakers = content["speakers"]
-    [lambda: speakers["anna"].append(speakers["bert"][0]), lambda: speakers["anna"].append(test["utterances"][0]),
-     lambda: (directory / speakers["carl"][0]["feature_path"]).unlink(), lambda: speakers.pop("carl") and speakers.pop("bert"),
-     lambda: speakers.update(dora=[]) or speakers.update(emil=speakers.pop("bert")),
-     lambda: test["utterances"].clear()][rng.integers(6)]()
+    [
+        lambda: speakers["anna"].append(speakers["bert"][0]),
+        lambda: speakers["anna"].append(test["utterances"][0]),
+        lambda: (directory / speakers["carl"][0]["feature_path"]).unlink(),
+        lambda: speakers.pop("carl") and speakers.pop("bert"),
+        lambda: speakers.update(dora=[]) or speakers.update(emil=speakers.pop("bert")),
+        lambda: test["utterances"].clear(),
+    ][rng.integers(6)]()
     (directory / "metadata.json").write_text(json.dumps(content))
     (directory / "testdata.json").write_text(json.dumps(test))
     return Case(set(REFUSED))
@@ -612,12 +803,16 @@ def doubled(directory, rng):
 
 @kind("course", "pipes and links of the course")
 def course_pipes(directory, rng):
-    path = directory / str(rng.choice(["metadata.json", "mapping.json", "testdata.json", "uttr-anna0.pt", "solution.csv"]))
+    path = directory / str(
+        rng.choice(["metadata.json", "mapping.json", "testdata.json", "uttr-anna0.pt", "solution.csv"])
+    )
     path.unlink(missing_ok=True)
     if rng.random() < 0.5:
         os.mkfifo(path)
     else:
-        path.symlink_to(("/dev/zero", "/etc/passwd", directory.parent / "outside" / "table.csv", path.name)[rng.integers(4)])
+        path.symlink_to(
+            ("/dev/zero", "/etc/passwd", directory.parent / "outside" / "table.csv", path.name)[rng.integers(4)]
+        )
     return Case(set(REFUSED))
 
 
@@ -651,6 +846,7 @@ def damaged_header(directory, rng):
         for _ in range(rng.integers(1, 3)):
             data[rng.integers(128)] ^= 1 << int(rng.integers(8))
         return data
+
     rewrite(directory / "frames.npy", change)
     return Case({"refused", "unchanged"})
 
@@ -658,9 +854,20 @@ def damaged_header(directory, rng):
 @kind("frames", "npy: another array")
 def another_array(directory, rng):
     frames = np.load(directory / "frames.npy")
-    content = [frames.astype(np.float64), frames[:-1], frames.T, np.asfortranarray(frames), frames.astype(">f4"), frames[None],
-               frames[:, 0], np.zeros((0, 12), np.float32), np.zeros((len(frames), 0), np.float32),
-               np.zeros(3, [("a", "f4")]), np.array("x"), frames.astype(np.float16)][rng.integers(12)]
+    content = [
+        frames.astype(np.float64),
+        frames[:-1],
+        frames.T,
+        np.asfortranarray(frames),
+        frames.astype(">f4"),
+        frames[None],
+        frames[:, 0],
+        np.zeros((0, 12), np.float32),
+        np.zeros((len(frames), 0), np.float32),
+        np.zeros(3, [("a", "f4")]),
+        np.array("x"),
+        frames.astype(np.float16),
+    ][rng.integers(12)]
     np.save(directory / "frames.npy", content)
     if rng.random() < 0.2:
         with open(directory / "frames.npy", "wb") as file:
@@ -683,8 +890,27 @@ def bad_cells(directory, rng):
     path = directory / "frames.csv"
     rows = [line.split(",") for line in path.read_text().splitlines()]
     row, column = int(rng.integers(1, len(rows))), int(rng.integers(1, 4))
-    rows[row][column] = str(rng.choice(["", "-1", "0", "1e3", "1.0", "٣", "99999999999", "x", "TRAIN", "train ", "9" * 5000, "NaN",
-                                        '"', "a\0b", "\x1b[2J"]))
+    rows[row][column] = str(
+        rng.choice(
+            [
+                "",
+                "-1",
+                "0",
+                "1e3",
+                "1.0",
+                "٣",
+                "99999999999",
+                "x",
+                "TRAIN",
+                "train ",
+                "9" * 5000,
+                "NaN",
+                '"',
+                "a\0b",
+                "\x1b[2J",
+            ]
+        )
+    )
     if column == 2 and rows[row][1] == "train":
         rows[row][2] = ["", " x", "x\t", "\u2028", '"'][rng.integers(5)]
     path.write_text("\n".join(map(",".join, rows)) + "\n", newline="")
@@ -694,9 +920,15 @@ def bad_cells(directory, rng):
 @kind("frames", "frames.csv torn")
 def torn_frames_table(directory, rng):
     path = directory / "frames.csv"
-    change = [lambda d: d[: rng.integers(len(d) - 5)], lambda d: b"", lambda d: rng.bytes(300), lambda d: d.replace(b",", b";"),
-              lambda d: d[: d.rfind(b"test_2")], lambda d: d.replace(b"test_1", b"test_0"), lambda d: d.replace(b"train_3", b"")
-              ][rng.integers(7)]
+    change = [
+        lambda d: d[: rng.integers(len(d) - 5)],
+        lambda d: b"",
+        lambda d: rng.bytes(300),
+        lambda d: d.replace(b",", b";"),
+        lambda d: d[: d.rfind(b"test_2")],
+        lambda d: d.replace(b"test_1", b"test_0"),
+        lambda d: d.replace(b"train_3", b""),
+    ][rng.integers(7)]
     rewrite(path, change)
     return Case(set(REFUSED))
 
@@ -730,7 +962,11 @@ def read_competition(data: str, workspace: str) -> dict:
     except BaseException as error:
         import traceback
 
-        return {"outcome": "CRASH", "message": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-1500:]}
+        return {
+            "outcome": "CRASH",
+            "message": f"{type(error).__name__}: {error}",
+            "trace": traceback.format_exc()[-1500:],
+        }
 
 
 def read_apart(task: dict) -> dict:
@@ -763,8 +999,10 @@ def read_apart(task: dict) -> dict:
     status = os.waitpid(child, 0)[1]
     if content and status == 0:
         return json.loads(content)
-    return {"outcome": "HANG" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else "CRASH",
-            "message": f"status {status} after {task['seconds']} s"}
+    return {
+        "outcome": "HANG" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else "CRASH",
+        "message": f"status {status} after {task['seconds']} s",
+    }
 
 
 def main() -> None:

@@ -255,7 +255,7 @@ def convertible(root):
 
 REFUSED = {
     "too few": (few, {"train_per_speaker": 2, "test_per_speaker": 2},
-                r"1 speakers can be split, 2 are needed; 2 of 3 speakers with fewer than 2 \+ 2 utterances: b, c\. Ask"),
+                r"1 speakers can be split, 2 are needed; 2 of 3 speakers with fewer than 2 \+ 2 utterances: b, c\."),
     "too few speakers": (few, {"num_speakers": 4}, r"3 speakers can be split, 4 are needed"),
     "one session": (one_session_each, {}, r"0 speakers .* 3 of 3 speakers with one session only: a, b, c"),
     "not unique": (twice, {}, r"p[12]/id10001/v/1\.wav: the same speaker, session and name as"),
