@@ -133,7 +133,8 @@ def load_tensors(path: Path) -> dict:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # torch raises many kinds for torn, foreign and unsafe files
-        raise InputError(f"{path}: not a file of tensors and plain values, or torn; refused") from error
+        raise InputError(f"{path}: not a file of tensors and plain values, or torn or changed; refused: fetch it or "
+                         "train it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no dictionary; not written by this project")
     return content
