@@ -103,10 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    finally:
-        distributed.stop()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if distributed.world_size() > 1:
+        distributed.leave(code)
+    sys.exit(code)

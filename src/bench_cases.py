@@ -164,7 +164,8 @@ class Training:
 
         store, experiment = Store.open(self.plan.store_dir), self.plan.experiment
         parts = store.folds(experiment.folds)
-        return Steps(_Fold(self.plan, store, 0, len(parts), *parts[0]))
+        with _silence():
+            return Steps(_Fold(self.plan, store, 0, len(parts), *parts[0]))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.files import lock
 
@@ -55,13 +56,18 @@ def start(device: str) -> None:
         torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
 
 
-def stop() -> None:
-    """Leave the group, if one was joined."""
-    if world_size() > 1:
-        import torch
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, after the others have come as far where it is 0.
 
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    At once, since gloo's threads may abort a process that is torn down step by step.
+    """
+    import torch
+
+    if code == 0 and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def averaged(model: nn.Module, device: str) -> nn.Module:

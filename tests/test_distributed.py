@@ -81,7 +81,7 @@ store = Store.open(plan.store_dir)
 fold = _Fold(plan, store, 0, 2, *store.folds(2)[0])
 fold.loss_of(3)["loss"].backward()
 torch.save({name: p.grad for name, p in fold.model.named_parameters()}, f"{out}.{distributed.rank()}")
-distributed.stop()
+distributed.leave(0)
 """
 
 
