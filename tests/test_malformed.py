@@ -37,8 +37,8 @@ from src.tensor_file import CorruptFile, read_tensor
 from src.workspace import PROJECT_DIR
 
 SEEDS, LARGE_SEEDS = 12, 1  # of each kind in the campaign
-FOUND = {"sparse terabytes": [0], "a linked table": [0], "a pipe": [0, 1], "files at the wrong depth": [0, 1, 2],
-         "unreadable": [0], "pt: bits flipped": [1], "pt: a block lost": [2], "JSON: a key twice": [0, 1],
+FOUND = {"sparse terabytes": [0], "a linked table": [0, 13], "a pipe": [0, 1, 8], "files at the wrong depth": [0, 1, 5],
+         "unreadable": [0, 10], "pt: bits flipped": [1], "pt: a block lost": [2], "JSON: a key twice": [0, 1],
          "pipes and links of the course": [0, 1], "npy: damaged header or length": [2], "npy: another array": [0, 2]}
 # FOUND: seeds that once ended in a crash, a hang, a wrong row or a message without a remedy
 REMEDY = re.compile(r"fetch|remove|rename|copy|mend|convert|move|set |add |put |use |give|fill|run |cut|make|name|must|"
@@ -157,6 +157,7 @@ def run_cases(cases, server, sound):
     assert not failures, f"{len(failures)} failed:\n" + "\n\n".join(failures)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_a_sample_of_malformed_inputs(server, sound):
     kinds = sorted(malformed.KINDS.keys() - malformed.LARGE - FOUND.keys())
     sample = np.random.default_rng(7).choice(kinds, 40 - sum(map(len, FOUND.values())), replace=False).tolist()
@@ -165,6 +166,7 @@ def test_a_sample_of_malformed_inputs(server, sound):
 
 
 @pytest.mark.campaign
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_every_kind_of_malformed_input(server, sound):
     run_cases([(name, seed) for name in malformed.KINDS
                for seed in range(LARGE_SEEDS if name in malformed.LARGE else SEEDS)], server, sound)
@@ -257,7 +259,7 @@ def test_a_damaged_store_is_refused_or_of_its_shape(tmp_path, monkeypatch, name,
             assert "remove this folder and run preprocess again" in str(error), seed
 
 
-@number_of(300, 60)
+@number_of(2000, 400)
 def test_a_damaged_half_made_store_goes_on_to_the_same_bytes(tmp_path, monkeypatch, number):
     """Both files of a store in the making are damaged; what is not as it was written is made again."""
     chunks = [Chunk([3, 0, 2], {"a": "0" * 64}, {"1": "empty"}, 40, zlib.crc32(bytes(range(40)))),
@@ -357,7 +359,7 @@ def test_a_name_longer_than_a_file_system_takes_is_no_folder():
 
 def test_a_folder_of_any_name_gives_a_name_that_files_can_have(tmp_path):
     malformed.bases(tmp_path)
-    name = "ü" * 100
+    name = "語" * 84  # 252 bytes
     (tmp_path / "frames").rename(tmp_path / name)
     competition = open_competition(tmp_path / name)
     (tmp_path / f"partial-{competition.name}.json").touch()
