@@ -60,6 +60,9 @@ def parser(stage: str) -> argparse.ArgumentParser:
 def _add_stream_arguments(one: argparse.ArgumentParser, stage: str) -> None:
     if stage == "ensemble":
         one.add_argument("runs", nargs="+", metavar="RUN", help="a run, or a unique prefix of its name")
+        one.add_argument("--classes", choices=("auto", "even", "any"), default="auto",
+                         help="whether the test part has as many utterances of every class: even, any when that is "
+                              "not known, auto to tell from the predictions (default)")
         return
     if stage == "submit":
         one.add_argument("run", metavar="RUN", help="a run or blend, or a unique prefix of its name")

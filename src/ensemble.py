@@ -1,7 +1,8 @@
 """Stage 3: the logits of finished runs in, one set of log-posteriors out; reads files, never models.
 
 A run's folds are averaged as log-posteriors. Several runs are blended with weights (and one temperature) that
-minimise the out-of-fold cross-entropy; test logits never enter a fit. Writes
+minimise the out-of-fold cross-entropy; test logits never enter that fit. Where the test predictions tell that every
+class has as many utterances, the test log-posteriors are matched to it (prior.py). Writes
 data/runs/<competition>/ensemble-<digest8>/ with valid.npz, test.npz, pseudo_labels.npz and result.json.
 """
 
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from src import prior
 from src.errors import SettingError
 from src.files import digest, write_json
 from src.logits import accuracy, log_softmax, read_logits, save_logits
-from src.plan import ensemble_dir, read_result
+from src.plan import ClassCounts, ensemble_dir, read_result
 from src.pseudo_labels import save_pseudo_labels
 
 CROSS_FIT_PARTS = 5
@@ -33,13 +35,16 @@ class Member:
     fold_tests: list[np.ndarray]  # of each fold that was held out
 
 
-def blend(run_dirs: list[Path], labels: np.ndarray) -> Path:
+def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto") -> Path:
     """Blend finished runs and return the blend's folder; labels (N,) are the store's, -1 where unknown.
 
     Prints each member's and the blend's out-of-fold accuracy. The blend's is cross-fitted: every utterance is scored
     with weights fitted on the other four fifths.
+
+    classes: "even" when every class has as many test utterances, "any" when nothing is known, "auto" to tell from the
+    predictions.
     """
-    directory = ensemble_dir(run_dirs)
+    directory = ensemble_dir(run_dirs, classes)
     members = [read_member(path) for path in sorted(run_dirs)]
     fitted = [m for m in members if len(m.valid_rows)]
     weights = np.full(len(members), 1.0 / len(members))
@@ -59,27 +64,42 @@ def blend(run_dirs: list[Path], labels: np.ndarray) -> Path:
         print(f"  blend of {len(members)}: out-of-fold accuracy {blended:.4f}"
               + (" (cross-fitted)" if cross_fitted is not None else ""))
     test_rows, stacked_test = members[0].test_rows, np.stack([m.test for m in members])
-    test = np.tensordot(weights, stacked_test, 1)
+    test, matched = _matched(np.tensordot(weights, stacked_test, 1), classes)
+    if matched["num_changed"] is not None:
+        print(f"  test: as many utterances of every class (predicted counts scatter {matched['dispersion']:.2f} of what "
+              f"chance gives); {matched['num_changed']} of {len(test)} answers changed to match")
     directory.mkdir(parents=True, exist_ok=True)
     for name, rows, scores in (("valid", valid_rows, valid), ("test", test_rows, test)):
         save_logits(directory / f"{name}.npz", rows, scores)
     num_folds = min(len(m.fold_tests) for m in members)
     if len({len(m.fold_tests) for m in members}) > 1:  # other folds split otherwise, but for the first of five
         num_folds = min(num_folds, int({len(m.fold_tests) for m in members} <= {1, 5}))
-    by_fold = [np.tensordot(weights, np.stack([m.fold_tests[k] for m in members]), 1) for k in range(num_folds)]
+    by_fold = [_matched(np.tensordot(weights, np.stack([m.fold_tests[k] for m in members]), 1), classes)[0]
+               for k in range(num_folds)]
     save_pseudo_labels(directory, test_rows, by_fold, test)
     write_json(directory / "result.json", {
         "run_id": f"{run_dirs[0].parent.name}/{directory.name}",
-        "digest": digest(sorted(m.result["digest"] for m in members)),
+        "digest": digest([*sorted(m.result["digest"] for m in members), classes]),
         "store": members[0].result["store"],
         "table": members[0].result["table"],
         "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
         "valid": blended if fitted else None,
         "num_valid": len(valid_rows),
+        "test_classes": matched,
         "params": sum(m.result["params"] for m in members),
         "seconds": sum(m.result["seconds"] for m in members),
     })
     return directory
+
+
+def _matched(scores: np.ndarray, classes: ClassCounts) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return test scores (N, C), matched where the classes are even, and what was found and done."""
+    told = prior.estimate(scores)
+    if classes == "any" or (classes == "auto" and not told.is_even):
+        return scores, {"dispersion": told.dispersion, "num_changed": None}
+    matched = prior.match_even(scores)
+    return matched, {"dispersion": told.dispersion,
+                     "num_changed": int((matched.argmax(1) != scores.argmax(1)).sum())}
 
 
 def read_member(run_dir: Path) -> Member:

@@ -105,7 +105,8 @@ def make_blend_row(result: Mapping[str, Any], *, competition: str, command: str)
         "params": result["params"], "metric": "accuracy", "valid": result["valid"], "seconds": result["seconds"],
         "status": "ok",
         "commit": commit(), "digest": result["digest"], "group": result["digest"][:8], "command": command,
-        "note": "accuracy of cross-fitted weights" if result["valid"] is not None else "",
+        "note": "; ".join(["accuracy of cross-fitted weights"] * (result["valid"] is not None)
+                          + ["test matched to even classes"] * (result["test_classes"]["num_changed"] is not None)),
     }
 
 

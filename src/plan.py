@@ -6,7 +6,7 @@ Imports no torch, so that a finished run is recognised at once.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from src.adapt import DataSummary, adapt
 from src.config import Experiment, override
@@ -17,8 +17,10 @@ from src.parts import essential
 from src.pseudo_labels import PSEUDO_LABELS
 from src.workspace import runs_dir
 
-VERSION = 1  # raise it when training code changes what a run computes
-ENSEMBLE_VERSION = 2  # raise it when the ensemble stage's code changes what a blend computes
+VERSION = 2  # raise it when training code changes what a run computes
+ENSEMBLE_VERSION = 3  # raise it when the ensemble stage's code changes what a blend computes
+
+ClassCounts = Literal["auto", "even", "any"]  # of the test part: told by the predictions, all the same, unknown
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,16 @@ def find_run(name: str) -> Path:
     raise SettingError(f"no run '{name}'{nearest(name, ids)}")
 
 
-def ensemble_dir(run_dirs: list[Path]) -> Path:
-    """Return where the blend of these runs lies or will lie.
+def ensemble_dir(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
+    """Return where the blend of these runs, with what is known of the test part's classes, lies or will lie.
 
     Raises RunError for an unfinished run, SettingError for runs that are not about the same utterances.
     """
     results = [read_result(path) for path in run_dirs]
     if len({r["table"] for r in results}) != 1:
         raise SettingError("the runs are not about the same utterances: " + ", ".join(r["run_id"] for r in results))
-    content = {"stage": "ensemble", "version": ENSEMBLE_VERSION, "runs": sorted(r["digest"] for r in results)}
+    content = {"stage": "ensemble", "version": ENSEMBLE_VERSION, "runs": sorted(r["digest"] for r in results),
+               "classes": classes}
     return run_dirs[0].parent / f"ensemble-{digest(content)[:8]}"
 
 

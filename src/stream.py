@@ -17,7 +17,7 @@ from src.errors import RunError, SettingError
 from src.files import lock, read_json
 from src.ledger_row import make_blend_row
 from src.parts import complete_experiment
-from src.plan import Plan, ensemble_dir, find_run, make_plan
+from src.plan import ClassCounts, Plan, ensemble_dir, find_run, make_plan
 from src.preprocess import find_store
 from src.record import train_and_record
 from src.workspace import DATA_DIR, cache_dir, use_smoke_workspace, workspace_dir
@@ -64,7 +64,7 @@ def ensemble(options: argparse.Namespace) -> None:
     competitions = {path.parent.name for path in run_dirs}
     if len(competitions) > 1:
         raise SettingError(f"runs of several competitions cannot be blended: {', '.join(sorted(competitions))}")
-    blend_dir = _ensemble(run_dirs, _store_of(run_dirs[0]))
+    blend_dir = _ensemble(run_dirs, _store_of(run_dirs[0]), options.classes)
     result = read_json(blend_dir / "result.json")
     if len(run_dirs) > 1 and not any(row["digest"] == result["digest"] for row in ledger.read()):
         ledger.append(make_blend_row(result, competition=blend_dir.parent.name,
@@ -140,8 +140,8 @@ def command(options: argparse.Namespace) -> str:
     return shlex.join(words + (["--smoke"] if options.smoke else []))
 
 
-def _ensemble(run_dirs: list[Path], store_dir: Path) -> Path:
-    directory = ensemble_dir(run_dirs)
+def _ensemble(run_dirs: list[Path], store_dir: Path, classes: ClassCounts = "auto") -> Path:
+    directory = ensemble_dir(run_dirs, classes)
     if (directory / "result.json").exists():
         print(f"[3/4] ensemble: {directory.name} is there, skipped")
         return directory
@@ -149,7 +149,7 @@ def _ensemble(run_dirs: list[Path], store_dir: Path) -> Path:
     from src.store import Store
 
     print("[3/4] ensemble:")
-    return blend(run_dirs, Store.open(store_dir).labels)
+    return blend(run_dirs, Store.open(store_dir).labels, classes)
 
 
 def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Plan,

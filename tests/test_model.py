@@ -1,6 +1,9 @@
 """The composed model: padding, copies folded back, a checkpoint that rebuilds itself and carries no code."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,3 +88,20 @@ def test_a_checkpoint_with_code_a_torn_and_a_foreign_one_are_refused(tmp_path, m
         with pytest.raises(InputError, match=name):
             load_model(tmp_path / name)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_bfloat16_depthwise_convolution_returns():
+    """Shapes at which oneDNN's own never does on two threads, in a process that can be stopped."""
+    code = """
+import torch
+from src.encoders.layers import Conv1d
+torch.set_num_threads(2)
+for batch, frames, channels, kernel in ((29, 538, 144, 31), (29, 540, 144, 15), (11, 584, 80, 31), (1, 1190, 144, 15)):
+    convolution = Conv1d(channels, channels, kernel, groups=channels)
+    values = torch.randn(batch, frames, channels)
+    plain = convolution(values)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        mixed = convolution(values.bfloat16())
+    assert mixed.dtype == torch.bfloat16 and torch.allclose(mixed.float(), plain, atol=0.03)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).parents[1])

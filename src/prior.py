@@ -1,0 +1,56 @@
+"""How many test utterances each class has: estimated, and matched where they were dealt out evenly.
+
+A competition often holds as many test utterances of one speaker as of another, while a model under another session
+gives too many to some speakers and too few to others. Whether the classes are even is not assumed: predicted counts
+of classes that chance has filled scatter like a Poisson's, errors scatter them more, and only an even deal makes them
+scatter much less. Where they do, log-posteriors are matched to equal shares, which uses no label.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from src.logits import log_softmax
+
+SIGNIFICANCE = 1e-3  # chance that classes filled at random are taken for even
+MAX_PASSES = 500
+TOLERANCE = 1e-3  # largest relative error of a class's share
+
+
+class Prior(NamedTuple):
+    """What the test predictions say of the classes' counts."""
+
+    dispersion: float  # variance of the predicted counts over their mean: 1 by chance, 0 when all are equal
+    is_even: bool
+
+
+def estimate(scores: np.ndarray) -> Prior:
+    """Return what the predictions (argmax) of scores (N, C) say of the classes' counts.
+
+    Even: the index of dispersion (C - 1) variance / mean lies in the lower tail of its chi-squared distribution with
+    C - 1 degrees of freedom, which it follows for classes of equal chance (Fisher, 1925).
+    """
+    from scipy.stats import chi2
+
+    num_rows, num_classes = scores.shape
+    if num_classes < 2 or not num_rows:
+        return Prior(float("nan"), False)
+    counts = np.bincount(scores.argmax(1), minlength=num_classes)
+    dispersion = counts.var(ddof=1) / counts.mean()
+    return Prior(float(dispersion), bool(chi2.cdf((num_classes - 1) * dispersion, num_classes - 1) < SIGNIFICANCE))
+
+
+def match_even(scores: np.ndarray) -> np.ndarray:
+    """Return log-posteriors (N, C), of scores (N, C), whose mean over the rows is 1 / C in every class.
+
+    Each class gets one bias, by turns of normalising columns and rows (Sinkhorn & Knopp, 1967), which is the smallest
+    change in the sense of Kullback and Leibler that has these shares.
+    """
+    matched = log_softmax(scores.astype(np.float64))
+    wanted = np.log(len(matched) / matched.shape[1])
+    for _ in range(MAX_PASSES):
+        excess = np.logaddexp.reduce(matched, 0) - wanted
+        if np.abs(excess).max() < TOLERANCE:
+            break
+        matched = log_softmax(matched - excess)
+    return matched.astype(np.float32)
