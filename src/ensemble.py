@@ -66,8 +66,8 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
     test_rows, stacked_test = members[0].test_rows, np.stack([m.test for m in members])
     test, matched = _matched(np.tensordot(weights, stacked_test, 1), classes)
     if matched["num_changed"] is not None:
-        print(f"  test: as many utterances of every class (predicted counts scatter {matched['dispersion']:.2f} of what "
-              f"chance gives); {matched['num_changed']} of {len(test)} answers changed to match")
+        print(f"  test: even classes (predicted counts scatter {matched['dispersion']:.2f} of what chance gives); "
+              f"{matched['num_changed']} of {len(test)} answers changed to match")
     directory.mkdir(parents=True, exist_ok=True)
     for name, rows, scores in (("valid", valid_rows, valid), ("test", test_rows, test)):
         save_logits(directory / f"{name}.npz", rows, scores)
