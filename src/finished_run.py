@@ -14,8 +14,8 @@ from src.config import Experiment, from_json
 from src.errors import RunError, SettingError, nearest
 from src.files import read_json
 from src.logits import read_logits
-from src.plan import find_run
-from src.workspace import cache_dir, runs_dir
+from src.plan import find_run, store_of
+from src.workspace import runs_dir
 
 if TYPE_CHECKING:
     from src.store import Store
@@ -75,10 +75,7 @@ class FinishedRun:
         """Open the store that the run was trained on; raises RunError when it is gone."""
         from src.store import Store
 
-        for meta in cache_dir(self.directory.parent.name).glob("*/meta.json"):
-            if read_json(meta)["digest"] == self.result["store"]:
-                return Store.open(meta.parent)
-        raise RunError(f"{self.run_id}: its store {self.result['store'][:8]} is gone; run the preprocess stage again")
+        return Store.open(store_of(self.directory))
 
     def held_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Return store rows (N,) and logits (N, C) of the utterances that each fold held out, none for folds="all"."""

@@ -15,7 +15,7 @@ from src.errors import RunError, SettingError, nearest
 from src.files import digest, read_json
 from src.parts import essential
 from src.pseudo_labels import PSEUDO_LABELS
-from src.workspace import runs_dir
+from src.workspace import DATA_DIR, cache_dir, runs_dir
 
 VERSION = 2  # raise it when training code changes what a run computes
 ENSEMBLE_VERSION = 3  # raise it when the ensemble stage's code changes what a blend computes
@@ -108,6 +108,15 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         raise SettingError(f"{run_dir.name}: its result is a {result['metric']}; only runs that classify can be "
                            "blended and submitted")
     return result
+
+
+def store_of(run_dir: Path) -> Path:
+    """Return the store that a finished run or blend was made from; raises RunError when it is gone."""
+    wanted = read_json(run_dir / "result.json")["store"]
+    for meta in cache_dir(run_dir.parent.name).glob("*/meta.json"):
+        if read_json(meta)["digest"] == wanted:
+            return meta.parent
+    raise RunError(f"{run_dir.name}: its store {wanted[:8]} is gone; run the preprocess stage again ({DATA_DIR})")
 
 
 def _find_pseudo_labels(name: str, competition: str) -> Path:

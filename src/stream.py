@@ -17,10 +17,10 @@ from src.errors import RunError, SettingError
 from src.files import lock, read_json
 from src.ledger_row import make_blend_row
 from src.parts import complete_experiment
-from src.plan import ClassCounts, Plan, ensemble_dir, find_run, make_plan
+from src.plan import ClassCounts, Plan, ensemble_dir, find_run, make_plan, store_of
 from src.preprocess import find_store
 from src.record import train_and_record
-from src.workspace import DATA_DIR, cache_dir, use_smoke_workspace, workspace_dir
+from src.workspace import use_smoke_workspace, workspace_dir
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def ensemble(options: argparse.Namespace) -> None:
     competitions = {path.parent.name for path in run_dirs}
     if len(competitions) > 1:
         raise SettingError(f"runs of several competitions cannot be blended: {', '.join(sorted(competitions))}")
-    blend_dir = _ensemble(run_dirs, _store_of(run_dirs[0]), options.classes)
+    blend_dir = _ensemble(run_dirs, store_of(run_dirs[0]), options.classes)
     result = read_json(blend_dir / "result.json")
     if len(run_dirs) > 1 and not any(row["digest"] == result["digest"] for row in ledger.read()):
         ledger.append(make_blend_row(result, competition=blend_dir.parent.name,
@@ -77,8 +77,8 @@ def submit(options: argparse.Namespace) -> None:
     competition = open_competition(options.data)
     directory = find_run(options.run)
     if not directory.name.startswith("ensemble-"):
-        directory = _ensemble([directory], _store_of(directory))
-    store_dir = _store_of(directory)
+        directory = _ensemble([directory], store_of(directory))
+    store_dir = store_of(directory)
     out = Path(options.out) if options.out else workspace_dir() / "submission.csv"
     _write(competition, store_dir, directory, out, options.name or directory.name)
     run_ids = [*read_json(directory / "result.json")["members"]]
@@ -179,12 +179,3 @@ def _local_score(competition: Competition, out: Path, run_id: str) -> None:
         print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}; public half "
               f"{score.public:.4f}, private half {score.private:.4f}; from the solution file beside the data)")
         ledger.score(run_id, score.public, score.private, "local")
-
-
-def _store_of(run_dir: Path) -> Path:
-    """Return the store that a run or blend was made from."""
-    wanted = read_json(run_dir / "result.json")["store"]
-    for meta in cache_dir(run_dir.parent.name).glob("*/meta.json"):
-        if read_json(meta)["digest"] == wanted:
-            return meta.parent
-    raise RunError(f"{run_dir.name}: its store {wanted[:8]} is gone; run the preprocess stage again ({DATA_DIR})")

@@ -11,9 +11,11 @@ from src.competition import Competition
 from src.errors import InputError, RunError
 from src.files import atomic_open
 from src.logits import read_logits
+from src.tables import read_csv, shown
 from src.workspace import submissions_dir
 
 HEADER = ["Id", "Category"]
+HALVES = ("Public", "Private")
 
 
 class Score(NamedTuple):
@@ -54,21 +56,23 @@ def write_submission(competition: Competition, utt_ids: list[str], blend_dir: Pa
 
 
 def local_score(competition: Competition, submission: Path) -> Score | None:
-    """Return the accuracy against the competition's solution file; None where no solution lies beside the data."""
+    """Return the accuracy against the competition's solution file; None where no solution lies beside the data.
+
+    A solution may cover a part of the test utterances. Raises InputError naming the line that is wrong.
+    """
     if competition.solution_path is None:
         return None
-    answers = dict(_read_pairs(submission))
-    halves: dict[str, list[bool]] = {"public": [], "private": []}
-    with open(competition.solution_path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row.get("Id") not in answers:
-                raise InputError(f"{competition.solution_path}: id {row.get('Id')!r} is not in {submission}")
-            halves[(row.get("Usage") or "Public").lower()].append(answers[row["Id"]] == row["Category"])
-    hits = halves["public"] + halves["private"]
-    mean = [sum(half) / len(half) if half else float("nan") for half in (halves["public"], halves["private"], hits)]
+    answers = {row["Id"]: row["Category"] for row in read_csv(submission, tuple(HEADER))}
+    halves: dict[str, list[bool]] = {half: [] for half in HALVES}
+    for line, row in enumerate(read_csv(competition.solution_path, tuple(HEADER), ("Usage",)), start=2):
+        half = (row.get("Usage") or HALVES[0]).capitalize()
+        if row["Id"] not in answers:
+            raise InputError(f"{competition.solution_path}: line {line}: id {shown(row['Id'])} is not in {submission}, "
+                             "or stands twice")
+        if half not in HALVES:
+            raise InputError(f"{competition.solution_path}: line {line}: Usage {shown(half)}; write "
+                             f"{' or '.join(HALVES)}")
+        halves[half].append(answers.pop(row["Id"]) == row["Category"])
+    hits = [hit for half in halves.values() for hit in half]
+    mean = [sum(half) / len(half) if half else float("nan") for half in (*halves.values(), hits)]
     return Score(*mean, sum(hits), len(hits))
-
-
-def _read_pairs(path: Path) -> list[tuple[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return [(row["Id"], row["Category"]) for row in csv.DictReader(file)]

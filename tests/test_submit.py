@@ -54,9 +54,24 @@ def test_what_does_not_match_the_competition_is_refused_and_nothing_is_written(c
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_solution_with_a_foreign_id_is_an_error(competition, tmp_path, workspace):
+@pytest.mark.parametrize(("line", "said"), [
+    ("other,x,Public", "line 5: id 'other' is not in"),
+    ("ü3,x,Private", "line 5: id 'ü3' is not in .*, or stands twice"),
+    ("ü3,x", "2 fields under 3 columns"),
+    ('"', "not a valid UTF-8 CSV table"),
+])
+def test_a_wrong_line_of_a_solution_is_named(competition, tmp_path, workspace, line, said):
     write(competition, tmp_path, [1, 2, 3], [[0, 1]] * 3, ["t", "b,1", 'a"2', "ü3"])
     with open(competition.solution_path, "a", encoding="utf-8") as file:
-        file.write("other,x,Public\n")
-    with pytest.raises(InputError, match="other"):
+        file.write(line)
+    with pytest.raises(InputError, match=said):
         local_score(competition, tmp_path / "out.csv")
+
+
+def test_a_solution_with_another_column_or_half_is_refused(competition, tmp_path, workspace):
+    write(competition, tmp_path, [1, 2, 3], [[0, 1]] * 3, ["t", "b,1", 'a"2', "ü3"])
+    for content, said in (("Id,Category,Half\nü3,x,Public\n", "unknown column 'Half'"),
+                          ("Id,Category,Usage\nü3,x,Secret\n", "line 2: Usage 'Secret'; write Public or Private")):
+        competition.solution_path.write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match=said):
+            local_score(competition, tmp_path / "out.csv")
