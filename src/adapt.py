@@ -65,7 +65,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     if takes == "waveform" and data.kind != "waveform":
         raise SettingError(f"encoder '{experiment.encoder.name}' takes waveforms, the store holds {data.kind}: "
                            "use audio input and --set features.store=waveform")
-    if takes == "waveform" and experiment.frontend.mean_norm is True:
+    if takes == "waveform" and experiment.frontend.mean_norm in (True, "both"):
         raise SettingError(f"frontend.mean_norm: encoder '{experiment.encoder.name}' takes waveforms, which have no "
                            "mean over frames; set it to false")
     train = experiment.train
@@ -88,8 +88,8 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         "folds": folds,
         "embedding.dim": AUTO_EMBEDDING_DIM[data.is_little] if experiment.embedding.dim == "auto"
         else experiment.embedding.dim,
-        "frontend.mean_norm": (data.kind != "cepstra" and takes == "frames") if experiment.frontend.mean_norm == "auto"
-        else experiment.frontend.mean_norm,
+        "frontend.mean_norm": ("both" if data.kind != "cepstra" and takes == "frames" else False)
+        if experiment.frontend.mean_norm == "auto" else experiment.frontend.mean_norm,
         "train.device": device,
         "train.steps": steps,
         "train.crop_frames": crop_frames,

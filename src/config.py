@@ -49,7 +49,8 @@ class Features:
 class Frontend:
     """What the model does to frames before its encoder."""
 
-    mean_norm: bool | Auto = False  # subtract each utterance's mean over time (CMN)
+    # Subtract each utterance's mean over time (CMN); "both": the frames as they are, and beside them less their mean.
+    mean_norm: Literal["both"] | bool | Auto = False
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class SpeakerModel(nn.Module):
 
             self.log_mel = LogMel(experiment.features)
             input_dim = experiment.features.num_mels
+        input_dim *= 2 if self.mean_norm == "both" else 1
         self.encoder = build("encoder", experiment.encoder, input_dim)
         finetune.apply(self.encoder, **vars(experiment.finetune))
         self.pooling = build("pooling", experiment.pooling, self.encoder.output_dim)
@@ -56,7 +57,8 @@ class SpeakerModel(nn.Module):
     def embed(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the speaker embedding (B, D) of what `extract` returned."""
         if self.mean_norm:
-            frames = mean_normalise(frames, lengths)
+            normalised = mean_normalise(frames, lengths)
+            frames = torch.cat([frames, normalised], 2) if self.mean_norm == "both" else normalised
         return self.embedding(self.pooling(*self.encoder(frames, lengths)))
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None, labels: Tensor | None = None) -> Tensor:

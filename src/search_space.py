@@ -107,7 +107,7 @@ def _switch(name: str, *settings: Range | Choice, prob: tuple[float, float] = (0
 # In the order in which they are drawn: a part before its settings. Sizes are such that heads divide them.
 SPACE: tuple[Choice | Range, ...] = (
     _choice("features.num_mels", 40, 64, 80, kinds=("waveform",)),  # of stored log-mels it is a matter of the store
-    _choice("frontend.mean_norm", False, True),
+    _choice("frontend.mean_norm", False, True, "both"),
     _choice("encoder", "transformer", "lab_transformer", "lab_conformer", "conformer", "branchformer", "ecapa_tdnn",
             "resnet34", "campplus", "logmel_cnn"),
     _choice("encoder.d_model", 80, 144, 256, when="transformer"),

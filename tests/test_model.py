@@ -47,6 +47,20 @@ def test_mean_normalisation_forgets_a_constant_gain():
         torch.testing.assert_close(model(frames + gain, lengths), model(frames, lengths), atol=1e-4, rtol=1e-4)
 
 
+def test_both_is_the_frames_and_the_same_less_their_mean():
+    model, _ = make(**{"frontend.mean_norm": "both"})
+    frames, lengths = torch.randn(2, 50, 40), torch.tensor([50, 30])
+    frames[1, 30:] = 0
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        model(frames, lengths)
+    for item, length in zip((0, 1), lengths):
+        whole = frames[item, :length]
+        torch.testing.assert_close(seen[0][item, :length], torch.cat([whole, whole - whole.mean(0)], 1))
+    torch.testing.assert_close(seen[0][1, 30:], torch.zeros(20, 80))
+
+
 def test_copies_are_folded_back_by_summing_posteriors():
     _, experiment = make()
     torch.manual_seed(0)
