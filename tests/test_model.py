@@ -11,6 +11,7 @@ import torch
 from src import experiments
 from src.adapt import DataSummary, adapt
 from src.config import override, part
+from src.encoders import layers
 from src.errors import InputError
 from src.model import SpeakerModel, load_model, save_model
 
@@ -102,6 +103,25 @@ def test_a_checkpoint_with_code_a_torn_and_a_foreign_one_are_refused(tmp_path, m
         with pytest.raises(InputError, match=name):
             load_model(tmp_path / name)
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("block", [1, 100, 700, 10**9])
+@pytest.mark.parametrize("lengths", [None, [13, 13, 7, 2, 1], [3, 13, 1, 12, 5]])
+def test_attention_in_blocks_equals_the_whole(block, lengths, monkeypatch):
+    monkeypatch.setattr(layers, "ATTENTION_BLOCK", block)
+    query, key, value = torch.randn(3, 5, 2, 13, 8)
+    sizes = lengths or [13] * 5
+    with torch.inference_mode():
+        attended = layers.attend_in_blocks(query, key, value, torch.tensor(lengths) if lengths else None)
+    for i, size in enumerate(sizes):
+        weights = torch.softmax(query[i, :, :size] @ key[i, :, :size].transpose(1, 2) / 8**0.5, 2)
+        torch.testing.assert_close(attended[i, :, :size], weights @ value[i, :, :size])
+    with torch.inference_mode():  # and it is what inference in bfloat16 runs
+        calls = []
+        monkeypatch.setattr(layers, "attend_in_blocks", lambda *args: calls.append(args))
+        layers.attend(query, key, value, None)
+        layers.attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), None)
+    assert len(calls) == 1
 
 
 def test_a_bfloat16_depthwise_convolution_returns():
