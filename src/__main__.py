@@ -6,7 +6,8 @@ import os
 import sys
 
 from src import distributed
-from src.errors import SettingError, SpeakerIDError
+from src.errors import RunError, SettingError, SpeakerIDError
+from src.files import is_disk_full
 
 # Idle OpenMP threads spin for a moment, not for milliseconds, before they sleep: alone a step takes as long (ECAPA-TDNN
 # 118 ms against 119), beside another busy process half to a fifth of the time.
@@ -106,6 +107,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if options.verbose or not is_disk_full(error):
+            raise
+        print(f"error: {error.filename or 'writing'}: the disk is full; make room and run the same command again",
+              file=sys.stderr)
+        return RunError.exit_code
     return 0
 
 

@@ -21,25 +21,29 @@ def atomic_open(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
     Raises RunError when the disk is full; the temporary file is removed on every error.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if "b" not in mode:
         kwargs.setdefault("encoding", "utf-8")
         kwargs.setdefault("newline", "")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, mode, **kwargs) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise RunError(f"{path}: the disk is full; make room and run the same command again") from error
         raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error is one of a full disk or was raised in answer to it, as torch.save does."""
+    while error is not None and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def write_json(path: Path, content: Any) -> None:

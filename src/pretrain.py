@@ -21,7 +21,7 @@ from src.adapt import DataSummary, adapt
 from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.encoder_file import hash_weights, save_encoder
-from src.errors import RunError, SettingError
+from src.errors import DivergedError, SettingError
 from src.files import digest, lock, read_json, write_json
 from src.ledger_row import make_row, timestamp
 from src.parts import essential, lookup
@@ -223,7 +223,7 @@ def main(options: argparse.Namespace) -> None:
 
         try:
             result = run(plan, Store.open(plan.store_dir))
-        except RunError as error:
+        except DivergedError as error:
             _record(plan, parent, {"status": "failed", "note": str(error)}, options)
             raise
     if not ledger.contains(plan.digest, result["finished"]):

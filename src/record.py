@@ -5,7 +5,7 @@ from typing import Any
 
 from src import distributed, ledger
 from src.config import Experiment
-from src.errors import RunError, SettingError
+from src.errors import DivergedError, SettingError
 from src.files import read_json
 from src.ledger_row import make_row
 from src.plan import Plan, make_plan
@@ -15,8 +15,8 @@ def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: s
                      report: Any = None) -> dict[str, Any]:
     """Return a plan's result, trained now or before, with its row in the ledger once.
 
-    parent: what the experiment is a change of, not yet adapted. report: see src.train.run. A run that fails leaves a
-    row too, and its RunError is raised on.
+    parent: what the experiment is a change of, not yet adapted. report: see src.train.run. A run that diverges leaves a
+    row too, and its error is raised on; a full disk or a stop says nothing of an experiment.
     """
     distributed.start(plan.experiment.train.device)
     if distributed.world_size() == 1 and plan.is_done():
@@ -27,7 +27,7 @@ def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: s
 
         try:
             result = run(plan, Store.open(plan.store_dir), report)
-        except RunError as error:
+        except DivergedError as error:
             if distributed.is_main():
                 write_row(plan, {"status": "failed", "note": str(error)}, parent, command, stage)
             raise

@@ -18,7 +18,7 @@ from src.adapt import DataSummary, adapt
 from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.encoder_file import hash_weights
-from src.errors import RunError, SettingError
+from src.errors import DivergedError, SettingError
 from src.files import digest, read_json
 from src.ledger_row import make_row
 from src.parts import essential, lookup
@@ -102,7 +102,7 @@ def main(options: argparse.Namespace) -> None:
 
         try:
             result = run(plan, texts, Store.open(plan.store_dir))
-        except RunError as error:
+        except DivergedError as error:
             _record(plan, parent, {"status": "failed", "note": str(error)}, options)
             raise
     if not ledger.contains(plan.digest, result["finished"]):
