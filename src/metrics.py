@@ -3,17 +3,15 @@
 In: labels and what a run predicted for them, as arrays. Out: what `src.report` shows. Nothing here reads a file.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from src.logits import cross_entropy
+from src.calibration import fit_temperature
 
 NUM_BINS = 15  # of confidence, as Guo et al. (2017)
-TEMPERATURES = 0.05, 20.0
 BLOCK = 8192  # rows that are normalised at once: the logits of 5,000 classes fill the memory once, not twice
 
 
@@ -146,18 +144,6 @@ def reliability(confidences: np.ndarray, is_right: np.ndarray, num_bins: int = N
               for values in (confidences, is_right)]
     gap = np.abs(shares[0] - shares[1])[count > 0]
     return Reliability(count, *shares, float((gap * count[count > 0]).sum() / max(1, count.sum())))
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature, between 0.05 and 20, whose scaled logits (N, C) have the least cross-entropy.
-
-    Temperature scaling (Guo et al., 2017).
-    """
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(lambda log: cross_entropy(logits * np.float32(math.exp(-log)), labels),
-                            bounds=tuple(map(math.log, TEMPERATURES)), method="bounded", options={"xatol": 1e-3})
-    return math.exp(found.x)
 
 
 def scaled_confidence(logits: np.ndarray, labels: np.ndarray, max_fitted: int = 4000) -> tuple[np.ndarray, float]:

