@@ -10,8 +10,9 @@ from src.errors import RunError, SettingError, SpeakerIDError
 from src.files import is_disk_full
 
 # Idle OpenMP threads spin for a moment, not for milliseconds, before they sleep: alone a step takes as long (ECAPA-TDNN
-# 118 ms against 119), beside another busy process half to a fifth of the time.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# 118 ms against 119), beside another busy process half to a fifth of the time. A tenth of this moment would make the
+# inference of `course`, whose pieces are small, a sixth slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 STREAM = {  # stages of the stream, functions of src.stream
     "run": "run every stage that is not done yet and write submission.csv",

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from src.allocator import keep_large_blocks
 from src.config import Infer, Train
 from src.model import SpeakerModel
 from src.store import Store
@@ -23,6 +24,7 @@ def predict(model: SpeakerModel, store: Store, rows: np.ndarray, train: Train, i
     of the training length.
     """
     model.eval()
+    keep_large_blocks()
     if len(rows) == 0:
         return np.empty((0, model.num_speakers), np.float32)
     unit = store.hop_length if store.kind == "waveform" else 1  # samples or frames of the store a frame of the model
