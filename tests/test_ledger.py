@@ -198,11 +198,13 @@ def test_a_blend_has_a_row_of_its_own_that_no_mean_takes_in(path):
     ledger.append(row(valid=0.9), path)
     ledger.append(make_blend_row(
         {"run_id": "vowels/ensemble-12345678", "digest": "ab" * 32, "params": 30, "valid": 0.95, "seconds": 3.0,
-         "members": {"vowels/course-00000000": 0.75, "vowels/other-00000000": 0.25}},
+         "members": {"vowels/course-00000000": 0.75, "vowels/other-00000000": 0.25},
+         "test_classes": {"dispersion": 0.3, "num_changed": 5}},
         competition="vowels", command="bash run.sh ensemble a b"), path)
     made = ledger.read(path)[-1]
     assert (made["stage"], made["valid"], made["command"]) == ("ensemble", "0.95", "bash run.sh ensemble a b")
     assert made["changed"] == "0.75 of course-00000000 + 0.25 of other-00000000"
+    assert made["note"] == "accuracy of cross-fitted weights; test matched to even classes"
     assert [len(item.rows) for item in groups(ledger.read(path))] == [1, 1]
     assert ledger.score("vowels/ensemble-12345678", public=0.9, path=path)["public"] == "0.9"
 
