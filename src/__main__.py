@@ -10,8 +10,8 @@ from src.errors import RunError, SettingError, SpeakerIDError
 from src.files import is_disk_full
 
 # Idle OpenMP threads spin for a moment, not for milliseconds, before they sleep: alone a step takes as long (ECAPA-TDNN
-# 118 ms against 119), beside another busy process half to a fifth of the time. A tenth of this moment would make the
-# inference of `course`, whose pieces are small, a sixth slower.
+# 118 ms against 119), beside another busy process half to a fifth of the time. With a tenth of this moment a loop of
+# `course`'s predictions, whose pieces are small, was a sixth slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 STREAM = {  # stages of the stream, functions of src.stream
