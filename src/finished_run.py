@@ -54,7 +54,7 @@ class FinishedRun:
             others = {path.parent.parent.name for path in runs_dir().glob("*/*-*/result.json")}
             raise SettingError(f"no finished run of '{competition}'{nearest(competition, others)}; train one: "
                                f"bash run.sh --data {competition}")
-        return max(found, key=lambda run: (run.result["finished"], run.directory.name))
+        return max(found, key=lambda run: (run.result["finished"], (run.directory / "result.json").stat().st_mtime_ns))
 
     @property
     def run_id(self) -> str:
