@@ -8,6 +8,7 @@ import ctypes
 import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,10 +22,10 @@ AUTO_AUGMENT = {  # another session of the same speaker, as far as the kind of f
     "cepstra": (part("jitter", std=0.1),),
     "waveform": (part("waveform_session"),),
 }
-# Where speech is scarce a small encoder is as right and quicker; by minutes of training speech.
+# Where speech is scarce a small encoder at every frame is as right and quicker; by minutes of training speech.
 LITTLE_SPEECH = 60_000  # frames
 AUTO_ENCODER = {True: part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=32),
-                False: part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64)}
+                False: part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64, stride=2)}
 AUTO_EMBEDDING_DIM = {True: 96, False: 192}
 
 
@@ -93,8 +94,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         "train.device": device,
         "train.steps": steps,
         "train.crop_frames": crop_frames,
-        "train.precision": ("bfloat16" if device == "cuda" else "float32") if train.precision == "auto"
-        else train.precision,
+        "train.precision": auto_precision(data, device) if train.precision == "auto" else train.precision,
         "train.threads": max(1, usable_cpus() // distributed.local_world_size()) if train.threads == "auto"
         else train.threads,
         "train.processes": processes,
@@ -119,6 +119,20 @@ def auto_crop(data: DataSummary) -> int:
 def auto_folds(data: DataSummary) -> int:
     """Return 5 folds, fewer where the smallest class has fewer utterances, at least 2."""
     return int(np.clip(data.smallest_class, 2, 5))
+
+
+def auto_precision(data: DataSummary, device: str) -> str:
+    """Return bfloat16 on a GPU, and on a processor that multiplies it where there is much speech; else float32."""
+    return "bfloat16" if device == "cuda" or (multiplies_bfloat16() and not data.is_little) else "float32"
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether Linux says that this processor multiplies bfloat16 itself; others are slower with it."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def usable_cpus() -> int:

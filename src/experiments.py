@@ -62,7 +62,7 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "quick": (
         "default",
-        "a laptop's quarter of an hour on a few thousand utterances of speech: one fit on all of them, in bfloat16",
+        "a laptop's quarter of an hour on a few thousand utterances of speech: one fit on all of them",
         {
             "encoder": part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64, stride=2),
             "pooling": part("attentive_statistics"),
@@ -72,7 +72,6 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "train.batch_size": 64,
             "train.steps": 2500,
             "train.mixup": 0.0,
-            "train.precision": "bfloat16",
             "folds": "all",
         },
     ),

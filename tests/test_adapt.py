@@ -2,6 +2,7 @@
 
 import pytest
 
+from src import adapt as adapt_module
 from src import experiments
 from src.adapt import DataSummary, adapt
 from src.config import flatten, override
@@ -37,6 +38,18 @@ def test_rules_follow_the_data():
     assert [item.name for item in vowels.augment] == ["jitter"]
     assert [item.name for item in tiny.augment] == ["waveform_session"]
     assert vowels.train.steps < speech.train.steps
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_where_the_processor_multiplies_it_and_there_is_much_speech(monkeypatch, tmp_path, native):
+    flags = tmp_path / "cpuinfo"
+    flags.write_text(f"model name\t: AMD\nflags\t\t: fpu avx512f {'avx512_bf16' if native else 'bf16'} sse\n")
+    monkeypatch.setattr(adapt_module, "Path", lambda name: {"/proc/cpuinfo": flags}[name])
+    precisions = [adapt(override(experiments.get("default"), {"train.device": device}), data).train.precision
+                  for device in ("cpu", "cuda") for data in (VOWELS, SPEECH)]
+    assert precisions == ["float32", "bfloat16" if native else "float32", "bfloat16", "bfloat16"]
+    flags.unlink()
+    assert not adapt_module.multiplies_bfloat16(), "another system does not say"
 
 
 def test_what_is_set_wins_over_the_rules():
