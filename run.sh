@@ -19,6 +19,7 @@ find_python() {
 
 set_up() {
     local python log="$root/.venv/install.log"
+    [[ ! -L "$root/.venv" ]] || fail "$root/.venv is a link to packages other than requirements.txt asks for; remove the link"
     echo "setting up $root/.venv (once; torch is large, expect a minute or more)"
     if command -v uv >/dev/null 2>&1; then
         uv venv --quiet --clear --python '>=3.11,<3.15' "$root/.venv" || fail "uv could not make $root/.venv"

@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from src import distributed, ledger
-from src.config import Experiment
+from src.config import Experiment, override
 from src.errors import DivergedError, SettingError
 from src.files import read_json
 from src.ledger_row import make_row
@@ -40,7 +40,9 @@ def write_row(plan: Plan, result: dict[str, Any], parent: Experiment | None, com
     """Append the row of a run that ended."""
     adapted = None
     if parent:
-        with contextlib.suppress(SettingError):  # a parent that cannot be run here, for want of its pseudo-labels, say
+        if parent.train.pseudo_labels:  # whose name may fit several runs by now: what else differs is what was asked
+            parent = override(parent, {"train.pseudo_labels": plan.experiment.train.pseudo_labels})
+        with contextlib.suppress(SettingError):  # a parent that cannot be run here
             adapted = make_plan(plan.competition, plan.store_dir, parent).experiment
     ledger.append(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
                            result=result, parent=adapted, stage=stage, command=command))

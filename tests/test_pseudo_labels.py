@@ -8,10 +8,12 @@ from src.competition import open_competition
 from src.config import override, part
 from src.ensemble import blend
 from src.errors import SettingError
+from src.ledger import read as read_ledger
 from src.logits import read_logits
 from src.plan import make_plan
 from src.preprocess import preprocess
 from src.pseudo_labels import read_pseudo_labels, save_pseudo_labels
+from src.record import write_row
 from src.store import Store
 from src.train import run
 
@@ -84,3 +86,13 @@ def test_other_predictions_are_another_run_and_missing_ones_an_error(course_dir,
     known = plan_of(course_dir, **{"train.pseudo_labels": seen_all.run_id})
     with pytest.raises(SettingError, match="folds=all here"):
         run(known, store)
+
+
+def test_the_row_of_a_second_round_says_what_else_it_changed(course_dir, workspace):
+    first, *_ = first_round(course_dir)
+    first_round(course_dir, seed=1)
+    second = plan_of(course_dir, **{"train.pseudo_labels": first.run_id, "train.pseudo_share": 0.9, "name": "single"})
+    parent = override(experiments.get("course"), TINY | {"train.pseudo_labels": "toy_course/course-"})  # fits two runs
+    write_row(second, {"status": "failed"}, parent, "", "train")
+    row = read_ledger()[-1]
+    assert row["changed"] == "train.pseudo_share: 0.7 → 0.9"
