@@ -16,6 +16,9 @@ from src.errors import InputError
 from src.files import atomic_open
 
 SAME = ("source", "competition", "metric", "steps", "folds")  # what rows must share to be compared at all
+FEW = 4  # changes that are shown whole; of more those are left out that a column of their own shows
+OWN_COLUMN = {"encoder", "encoder.num_layers", "encoder.num_heads", "encoder.d_model", "encoder.dropout", "pooling",
+              "embedding.batch_norm", "head", "head.scale", "head.margin", "train.batch_size", "train.steps", "folds"}
 BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 
 
@@ -138,6 +141,9 @@ def _part(source: str, competition: str, metric: str, rows: list[dict[str, str]]
                    default=trials[0])
         lines += ["", f"Not listed: {len(trials)} settings that the search tried; "
                   f"the best, {best.last['run_id']}, has valid {_mean(best, 'valid') or 'unknown'}."]
+    if any(_changed(group.last) != group.last["changed"] for group in listed):
+        lines += ["", f"changed: of more than {FEW} changes those are left out that another column shows; the ledger "
+                  "has them all."]
     if any(effect(group, every) for group in listed):
         lines += ["", 'Δ valid: the difference to the parent at equal steps and folds; "no change" where it lies '
                   'within twice its standard error, "?" where nothing was run on two seeds to tell.']
@@ -174,6 +180,13 @@ def _effect(group: Group, every: list[Group]) -> str:
     return f"{difference:+.4f}" + (" ?" if math.isnan(noise) else " (no change)" if abs(difference) <= noise else "")
 
 
+def _changed(row: dict[str, str]) -> str:
+    changes = row["changed"].split("; ")
+    if len(changes) <= FEW:
+        return row["changed"]
+    return "; ".join(change for change in changes if change.partition(": ")[0] not in OWN_COLUMN)
+
+
 def _encoder(row: dict[str, str]) -> str:
     layers = f" x{row['layers']}" if row["layers"] else ""
     heads = f", {row['heads']} heads" if row["heads"] else ""
@@ -198,7 +211,7 @@ def _time(seconds: float) -> str:
 
 SHOWN: dict[str, Callable[[Group, list[Group]], str]] = {  # heading -> cell; one that is empty everywhere is left out
     "experiment": lambda group, _: group.last["experiment"],
-    "changed": lambda group, _: group.last["changed"],
+    "changed": lambda group, _: _changed(group.last),
     "encoder": lambda group, _: _encoder(group.last),
     "d_model": lambda group, _: group.last["d_model"],
     "dropout": lambda group, _: group.last["dropout"],

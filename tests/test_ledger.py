@@ -282,6 +282,19 @@ def test_table_shows_means_over_seeds(path):
     assert "0.9900" in published
 
 
+def test_of_many_changes_those_with_a_column_are_left_out(path):
+    few = "encoder.d_model: 80 → 256; pooling: mean → max"
+    ledger.append(row("few", changed=few), path)
+    more = "; optim.lr: 0.001 → 0.002; head: mlp → linear; train.mixup: 0 → 0.2"
+    ledger.append(row("many", changed=few + more), path)
+    lines = table(ledger.read(path), "text").splitlines()
+    assert any(few in line for line in lines)
+    many = next(line for line in lines if line.startswith("many"))
+    assert "optim.lr: 0.001 → 0.002; train.mixup: 0 → 0.2" in many
+    assert "pooling" not in many
+    assert ledger.read(path)[-1]["changed"].count(";") == 4
+
+
 def test_local_and_kaggle_scores_are_never_averaged_together(path):
     for seed, (kind, public) in enumerate((("kaggle", 0.5), ("local", 0.9), ("kaggle", 0.7))):
         ledger.append(row(seed=seed, public=public, score_kind=kind), path)

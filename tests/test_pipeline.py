@@ -159,5 +159,5 @@ def test_a_linked_venv_of_other_packages_is_left_whole(tmp_path):
     (elsewhere / "installed.txt").write_text("torch==1.0\n")
     (tmp_path / ".venv").symlink_to(elsewhere)
     done = subprocess.run(["bash", str(tmp_path / "run.sh"), "--help"], capture_output=True, text=True)
-    assert done.returncode == 4 and "is a link" in done.stderr, done.stderr
+    assert (done.returncode, "is a link" in done.stderr) == (4, True), done.stderr
     assert snapshot(elsewhere) == {Path("installed.txt"): b"torch==1.0\n"}
