@@ -48,7 +48,8 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
     members = [read_member(path) for path in sorted(run_dirs)]
     fitted = [m for m in members if len(m.valid_rows)]
     weights = np.full(len(members), 1.0 / len(members))
-    valid_rows, valid, cross_fitted = np.empty(0, int), np.empty((0, members[0].test.shape[1]), np.float32), None
+    valid_rows, valid = np.empty(0, int), np.empty((0, members[0].test.shape[1]), np.float32)
+    blended = cross_fitted = None
     if fitted:
         valid_rows, stacked = _common(fitted)
         truth = labels[valid_rows]
@@ -61,8 +62,13 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
             weights = _spread(members, fitted, share)
         valid = np.tensordot(share, stacked, 1)
         blended = cross_fitted if cross_fitted is not None else accuracy(valid, truth)
-        print(f"  blend of {len(members)}: out-of-fold accuracy {blended:.4f}"
-              + (" (cross-fitted)" if cross_fitted is not None else ""))
+        if len(fitted) == len(members):
+            print(f"  blend of {len(members)}: out-of-fold accuracy {blended:.4f}"
+                  + (" (cross-fitted)" if cross_fitted is not None else ""))
+        else:  # it would be that of other weights on fewer runs
+            blended = None
+            print(f"  blend of {len(members)}: no out-of-fold accuracy, {len(members) - len(fitted)} of them held "
+                  "nothing out")
     test_rows, stacked_test = members[0].test_rows, np.stack([m.test for m in members])
     test, matched = _matched(np.tensordot(weights, stacked_test, 1), classes)
     if matched["num_changed"] is not None:
@@ -83,7 +89,7 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
         "store": members[0].result["store"],
         "table": members[0].result["table"],
         "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
-        "valid": blended if fitted else None,
+        "valid": blended,
         "num_valid": len(valid_rows),
         "test_classes": matched,
         "params": sum(m.result["params"] for m in members),

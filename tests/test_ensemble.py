@@ -112,6 +112,8 @@ def test_a_member_without_validation_gets_the_mean_weight(tmp_path, labels):
     nothing = [(np.empty(0, int), np.empty((0, CLASSES)))]
     out = blend([write_run(tmp_path, "a", folds, test), write_run(tmp_path, "b", two_folds(labels, 1.0, 2)[0], test),
                  write_run(tmp_path, "c", nothing, test[:1])], labels)
-    weights = read_json(out / "result.json")["members"]
+    result = read_json(out / "result.json")
+    assert result["valid"] is None, "what two of three runs reach is not the blend's accuracy"
+    weights = result["members"]
     mean = (weights["c/a-00000000"] + weights["c/b-00000000"]) / 2
     assert weights["c/c-00000000"] == pytest.approx(mean, abs=1e-5)
