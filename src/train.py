@@ -148,7 +148,7 @@ class _Fold:
             "params": num_parameters(self.model), "train": progress.log[-1].get("accuracy", float("nan")),
             "num_right": int((logits["valid"].argmax(1) == self.store.labels[self.valid_rows]).sum()),
             "num_valid": len(self.valid_rows),
-            "best_step": progress.best_step or progress.step,
+            "best_step": (self.train.select == "best" and progress.best_step) or progress.step,
             "seconds": round(progress.seconds + time.monotonic() - started, 2)})
         for leftover in ("last.pt", "best.pt"):
             (self.directory / leftover).unlink(missing_ok=True)

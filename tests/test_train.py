@@ -7,6 +7,7 @@ from src import experiments, ledger
 from src.competition import open_competition
 from src.config import override, part
 from src.errors import RunError, SettingError
+from src.files import read_json
 from src.logits import read_logits
 from src.plan import find_run, make_plan
 from src.preprocess import preprocess
@@ -160,3 +161,10 @@ def test_a_row_says_what_changed_from_its_parent(frames_dir, workspace):
     rows = [row for row in ledger.read() if row["run_id"] == plan.run_id]
     assert len(rows) == 1, "a finished run is recorded once"
     assert rows[0]["changed"] == "pooling: mean → max"
+
+
+@pytest.mark.parametrize(("select", "kept"), [("best", 10), ("last", 30)])
+def test_the_step_that_is_told_is_the_one_whose_weights_are_kept(course_dir, workspace, select, kept):
+    still = {"optim.lr": 0.0, "train.steps": 30, "train.valid_every": 10, "train.select": select, "folds": 1}
+    plan, _, _ = train(course_dir, **still)  # nothing is learnt, so that the first validation is as good as any
+    assert read_json(plan.directory / "fold_0" / "result.json")["best_step"] == kept
