@@ -13,6 +13,7 @@ import argparse
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,12 +22,13 @@ from src.adapt import DataSummary, adapt
 from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.encoder_file import hash_weights, save_encoder
-from src.errors import DivergedError, SettingError
+from src.errors import SettingError
 from src.files import digest, lock, read_json, write_json
 from src.ledger_row import make_row, timestamp
 from src.parts import essential, lookup
 from src.plan import Plan
 from src.preprocess import find_store, preprocess
+from src.record import do_once
 
 if TYPE_CHECKING:
     from src.store import Store
@@ -216,24 +218,19 @@ def main(options: argparse.Namespace) -> None:
     parent = None
     if set(changes) - {"seed"}:
         parent = _complete(override(named, START | {"train.steps": options.steps}), plan.store_dir)
-    if plan.is_done():
-        result = read_json(plan.directory / "result.json")
-    else:
+
+    def work() -> dict[str, Any]:
         from src.store import Store
 
-        try:
-            result = run(plan, Store.open(plan.store_dir))
-        except DivergedError as error:
-            _record(plan, parent, {"status": "failed", "note": str(error)}, options)
-            raise
-    if not ledger.contains(plan.digest, result["finished"]):
-        _record(plan, parent, result, options)
+        return run(plan, Store.open(plan.store_dir))
+
+    result = do_once(plan, work, partial(_record, plan, parent, options), plan.is_done())
     print(f"pretrain: {METRIC} {result['train']:.4f} at the end, {result['seconds']:.1f} s; curves: "
           f"{plan.directory / 'curves.png'}\ntrain from it with --set encoder.weights={plan.directory / 'encoder.pt'}")
 
 
-def _record(plan: PretrainPlan, parent: Experiment | None, result: Mapping[str, Any],
-            options: argparse.Namespace) -> None:
+def _record(plan: PretrainPlan, parent: Experiment | None, options: argparse.Namespace,
+            result: dict[str, Any]) -> None:
     """Append the run's row: grouped by what it was pretrained with too, and without pooling, head or folds."""
     words = ["bash", "run.sh", "pretrain", "--data", str(options.data), "--experiment", options.experiment, "--steps",
              str(options.steps), *[word for assignment in options.set for word in ("--set", assignment)]]

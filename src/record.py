@@ -1,6 +1,7 @@
 """Train a plan and write its row: what every run goes through, whoever asked for it: stream, ladder or search."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from src import distributed, ledger
@@ -15,24 +16,39 @@ def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: s
                      report: Any = None) -> dict[str, Any]:
     """Return a plan's result, trained now or before, with its row in the ledger once.
 
-    parent: what the experiment is a change of, not yet adapted. report: see src.train.run. A run that diverges leaves a
-    row too, and its error is raised on; a full disk or a stop says nothing of an experiment.
+    parent: what the experiment is a change of, not yet adapted. report: see src.train.run.
     """
     distributed.start(plan.experiment.train.device)
-    if distributed.world_size() == 1 and plan.is_done():
-        result = read_json(plan.directory / "result.json")
-    else:
+
+    def work() -> dict[str, Any]:
         from src.store import Store
         from src.train import run
 
+        return run(plan, Store.open(plan.store_dir), report)
+
+    def write(result: dict[str, Any]) -> None:
+        if distributed.is_main():
+            write_row(plan, result, parent, command, stage)
+
+    return do_once(plan, work, write, is_done=plan.is_done() and distributed.world_size() == 1)
+
+
+def do_once(plan: Plan, work: Callable[[], dict[str, Any]], write: Callable[[dict[str, Any]], None],
+            is_done: bool) -> dict[str, Any]:
+    """Return a run's result, by `work` unless it is done, with its row in the ledger once, by `write`.
+
+    A run that diverges leaves a row too, and its error is raised on; a full disk or a stop says nothing of it.
+    """
+    if is_done:
+        result = read_json(plan.directory / "result.json")
+    else:
         try:
-            result = run(plan, Store.open(plan.store_dir), report)
+            result = work()
         except DivergedError as error:
-            if distributed.is_main():
-                write_row(plan, {"status": "failed", "note": str(error)}, parent, command, stage)
+            write({"status": "failed", "note": str(error)})
             raise
-    if distributed.is_main() and not ledger.contains(plan.digest, result["finished"]):
-        write_row(plan, result, parent, command, stage)
+    if not ledger.contains(plan.digest, result["finished"]):
+        write(result)
     return result
 
 

@@ -10,6 +10,7 @@ import argparse
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from src.adapt import DataSummary, adapt
 from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.encoder_file import hash_weights
-from src.errors import DivergedError, SettingError
+from src.errors import SettingError
 from src.files import digest, read_json
 from src.ledger_row import make_row
 from src.parts import essential, lookup
 from src.plan import Plan
 from src.preprocess import find_store, preprocess
+from src.record import do_once
 from src.transcripts import read_transcripts
 
 VERSION = 1  # raise it when the same settings would give another model
@@ -94,26 +96,21 @@ def main(options: argparse.Namespace) -> None:
     parent = None
     if set(changes) - {"seed"}:
         parent = _complete(override(named, START | {"train.steps": options.steps}), plan.store_dir)
-    if plan.is_done():
-        result = read_json(plan.directory / "result.json")
-    else:
+
+    def work() -> dict[str, Any]:
         from src.ctc_run import run
         from src.store import Store
 
-        try:
-            result = run(plan, texts, Store.open(plan.store_dir))
-        except DivergedError as error:
-            _record(plan, parent, {"status": "failed", "note": str(error)}, options)
-            raise
-    if not ledger.contains(plan.digest, result["finished"]):
-        _record(plan, parent, result, options)
+        return run(plan, texts, Store.open(plan.store_dir))
+
+    result = do_once(plan, work, partial(_record, plan, parent, options), plan.is_done())
     held_out = "" if result["valid"] is None else \
         f", {result['valid']:.4f} on {result['num_valid']} utterances of speakers held out"
     print(f"ctc: {METRIC} {result['train']:.4f} on training utterances{held_out}, {result['seconds']:.1f} s; curves "
           f"and decoded texts: {plan.directory}/fold_*")
 
 
-def _record(plan: Plan, parent: Experiment | None, result: Mapping[str, Any], options: argparse.Namespace) -> None:
+def _record(plan: Plan, parent: Experiment | None, options: argparse.Namespace, result: dict[str, Any]) -> None:
     """Append the run's row; its head is CTC and it has no pooling."""
     words = ["bash", "run.sh", "ctc", "--data", str(options.data), "--experiment", options.experiment, "--steps",
              str(options.steps)]
