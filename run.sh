@@ -48,6 +48,7 @@ if ! is_set_up; then
 fi
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+export MPLCONFIGDIR="${MPLCONFIGDIR:-$root/.venv/matplotlib}"  # else it makes a folder in the home folder
 python="$root/.venv/bin/python"
 case "${1:-}" in
     test)

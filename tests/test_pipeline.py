@@ -36,7 +36,10 @@ def snapshot(folder):
     return {p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
-def test_the_whole_stream_twice_and_again_from_nothing(tmp_path):
+def test_the_whole_stream_twice_and_again_from_nothing(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     tracked = (ROOT / "ablations.csv").read_bytes()
     settings = ["--set", "train.steps=60", *FAST]  # the default experiment, cut short
     first = run_sh(tmp_path, *settings)
@@ -56,6 +59,9 @@ def test_the_whole_stream_twice_and_again_from_nothing(tmp_path):
     assert second.count("skipped") == 3, second
     assert (tmp_path / "submission.csv").read_bytes() == submission
     assert (tmp_path / "ablations.csv").read_bytes() == ledger
+
+    run_sh(tmp_path, "report", "japanese_vowels/default")
+    assert not list(home.rglob("*")), "the home folder is left alone"
 
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "submission.csv").unlink()
