@@ -27,6 +27,7 @@ LITTLE_SPEECH = 60_000  # frames
 AUTO_ENCODER = {True: part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=32),
                 False: part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64, stride=2)}
 AUTO_EMBEDDING_DIM = {True: 96, False: 192}
+FEWEST_STEPS = {True: 600, False: 1500}
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
 
 
 def auto_steps(data: DataSummary, batch_size: int) -> int:
-    """Return about 45 passes over the training utterances, between 600 and 70,000 steps."""
-    return int(np.clip(45 * data.num_utterances / batch_size, 600, 70000))
+    """Return about 45 passes over the training utterances, from FEWEST_STEPS to 70,000 steps."""
+    return int(np.clip(45 * data.num_utterances / batch_size, FEWEST_STEPS[data.is_little], 70000))
 
 
 def auto_crop(data: DataSummary) -> int:

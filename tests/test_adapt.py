@@ -37,7 +37,8 @@ def test_rules_follow_the_data():
     assert (speech.folds, tiny.folds) == (5, 3), "no more folds than the smallest class has utterances"
     assert [item.name for item in vowels.augment] == ["jitter"]
     assert [item.name for item in tiny.augment] == ["waveform_session"]
-    assert vowels.train.steps < speech.train.steps
+    few = adapt(experiments.get("default"), DataSummary("logmel", 480, 8, 350, 160))
+    assert (vowels.train.steps, few.train.steps, speech.train.steps) == (600, 1500, 2812)
 
 
 @pytest.mark.parametrize("native", [True, False])
