@@ -29,6 +29,7 @@ from src.masking import zero_padding
 from src.model_card import ModelCard
 from src.onnx_model import INPUTS, METADATA_KEY, OUTPUTS
 
+LARGEST_CONSTANT = 2**28  # bytes
 FRONTEND = "log_mel."  # what the names of the log-mel's tensors begin with
 EXAMPLE_FRAMES = 431  # long enough that no encoder is traced in a special case of a short utterance
 
@@ -130,6 +131,8 @@ def write_graph(graph: SpeakerGraph, inputs: tuple[Tensor, Tensor], card: ModelC
 
     Raises RunError, naming the encoder, for a model that the exporter cannot follow.
     """
+    from onnxscript.optimizer import optimize
+
     auto = torch.export.Dim.AUTO
     time_and_batch = {0: auto, 1: auto}
     try:
@@ -137,6 +140,8 @@ def write_graph(graph: SpeakerGraph, inputs: tuple[Tensor, Tensor], card: ModelC
             program = torch.export.export(graph.eval(), inputs, dynamic_shapes=(time_and_batch, {0: auto}))
             content = torch.onnx.export(program, dynamo=True, verbose=False, input_names=list(INPUTS),
                                         output_names=list(OUTPUTS)).model_proto
+            # The exporter leaves constants over 8 kB to be reshaped at each call, and the quantiser cannot read those.
+            content = optimize(content, input_size_limit=LARGEST_CONSTANT, output_size_limit=LARGEST_CONSTANT)
     except Exception as error:  # both exporters raise many kinds; what they say names the operation
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise RunError(f"encoder '{graph.encoder_name}' cannot be exported to ONNX: {reason}") from error

@@ -187,6 +187,16 @@ def test_the_quantised_file_is_scored_beside_the_other_on_held_out_utterances(au
     assert all(kind == onnx.TensorProto.FLOAT for name, kind in kinds.items() if name.startswith("log_mel."))
 
 
+def test_weights_of_a_usual_size_are_quantised(audio, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEAKER_ID_WORKSPACE", str(audio[0]))
+    wide = {"encoder": part("ecapa_tdnn", channels=64, scale=2, aggregate_dim=96), "train.steps": 2, "folds": 1}
+    models = FoldModels(trained(audio[0] / "toy", **wide), device="cpu")
+    whole, small = tmp_path / "whole.onnx", tmp_path / "small.onnx"
+    assert export.export(models, False, whole) < export.LARGEST_DIFFERENCE
+    export.quantise(whole, small)
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+
+
 def test_one_fold_and_frames(frames_run, tmp_path, capsys):
     call(frames_run.run_id, "--onnx", tmp_path / "one.onnx", "--fold", 0)
     said = capsys.readouterr().out
