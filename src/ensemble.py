@@ -49,24 +49,21 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
     fitted = [m for m in members if len(m.valid_rows)]
     weights = np.full(len(members), 1.0 / len(members))
     valid_rows, valid = np.empty(0, int), np.empty((0, members[0].test.shape[1]), np.float32)
-    blended = cross_fitted = None
+    blended = None
     if fitted:
         valid_rows, stacked = _common(fitted)
         truth = labels[valid_rows]
         for member, scores in zip(fitted, stacked):
             print(f"  {member.run_id}: out-of-fold accuracy {accuracy(scores, truth):.4f} of {len(truth)}")
-        share = np.ones(1)
+        share, how = np.ones(1), ""
         if len(fitted) > 1:
-            share = fit_weights(stacked, truth)
-            cross_fitted = cross_fitted_accuracy(stacked, truth)
+            share, how = fit_weights(stacked, truth), " (cross-fitted)"
             weights = _spread(members, fitted, share)
         valid = np.tensordot(share, stacked, 1)
-        blended = cross_fitted if cross_fitted is not None else accuracy(valid, truth)
         if len(fitted) == len(members):
-            print(f"  blend of {len(members)}: out-of-fold accuracy {blended:.4f}"
-                  + (" (cross-fitted)" if cross_fitted is not None else ""))
+            blended = cross_fitted_accuracy(stacked, truth) if how else accuracy(valid, truth)
+            print(f"  blend of {len(members)}: out-of-fold accuracy {blended:.4f}{how}")
         else:  # it would be that of other weights on fewer runs
-            blended = None
             print(f"  blend of {len(members)}: no out-of-fold accuracy, {len(members) - len(fitted)} of them held "
                   "nothing out")
     test_rows, stacked_test = members[0].test_rows, np.stack([m.test for m in members])

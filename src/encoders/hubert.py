@@ -125,11 +125,8 @@ class Hubert(nn.Module):
 def fill_up(inputs: Tensor, lengths: Tensor | None, smallest: int) -> tuple[Tensor, Tensor | None]:
     """Return inputs (B, T, ...) whose padding is zero, every item filled up with zeros to at least `smallest` long."""
     inputs = zero_padding(inputs, lengths)
-    if torch.compiler.is_exporting():  # a length of its own at each call: no branch can be taken here
-        zeros = inputs.new_zeros(inputs.shape[0], smallest, *inputs.shape[2:])
-        inputs = torch.cat([inputs, zeros], 1)[:, : torch.sym_max(inputs.shape[1], smallest)]
-    elif inputs.shape[1] < smallest:
-        inputs = F.pad(inputs, (*[0, 0] * (inputs.dim() - 2), 0, smallest - inputs.shape[1]))
+    missing = torch.sym_max(smallest - inputs.shape[1], 0)  # no branch, which an exported graph could not take
+    inputs = F.pad(inputs, (*[0, 0] * (inputs.dim() - 2), 0, missing))
     return inputs, None if lengths is None else lengths.clamp_min(smallest)
 
 
