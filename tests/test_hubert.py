@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.config import part
-from src.encoders.hubert import LogMelCNN, MaskedChannelNorm
+from src.encoders.hubert import Hubert, LogMelCNN, MaskedChannelNorm
 from src.encoders.pretrained import load_weights, read_weights, weights_digest
 from src.errors import SettingError
 from src.model import num_parameters
@@ -127,6 +127,14 @@ def test_state_round_trip_and_bfloat16(name):
     assert (frames[0].float() - expected[0]).abs().mean() < 0.1 * expected[0].abs().mean()
     torch.cat([row[:n].float() for row, n in zip(frames, num_frames)]).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in first.parameters())
+
+
+def test_a_random_start_hears_the_waveform():
+    """Quiet or loud, what reaches the first norm must stand far above its epsilon, or all utterances sound alike."""
+    hubert = Hubert(0, size="small").eval()
+    for loudness in (0.01, 0.5):
+        features, _ = hubert._convolve(loudness * torch.randn(2, 16000), None)
+        assert features.var(2).mean() > 1000 * hubert.hubert.encoder.feature_projection.layer_norm.eps
 
 
 def test_mix_starts_as_the_mean_of_all_layers():

@@ -98,6 +98,8 @@ class Hubert(nn.Module):
             aux_num_out=None,
         )
         self.hubert.feature_extractor.conv_layers[0].layer_norm = MaskedChannelNorm(channels)
+        for block in self.hubert.feature_extractor.conv_layers:  # torch's own start fades to 1e-7 of variance, below
+            nn.init.kaiming_normal_(block.conv.weight)  # what the norm behind them can lift; this is the authors'
         self.mix = LearntMix(num_layers) if layer == "mix" else None
         if weights:
             load_weights(self.hubert, weights)
