@@ -23,7 +23,6 @@ from typing import Any
 from src import experiments
 from src.adapt import has_gpu, usable_cpus
 from src.bench_cases import (
-    Case,
     FileCrops,
     Inference,
     MatrixProduct,
@@ -31,10 +30,10 @@ from src.bench_cases import (
     Reading,
     StoreCrops,
     Training,
-    Worker,
     part_of,
 )
 from src.bench_peer import MODELS, STEPS, Peer, PeerResult
+from src.bench_worker import Case, Worker
 from src.competition import Competition, open_competition
 from src.config import Experiment, Features, override, parse_assignments
 from src.errors import SettingError, nearest

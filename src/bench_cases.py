@@ -5,56 +5,27 @@ memory. A case is a frozen description; `open` makes ready what it measures, in 
 neither an import nor an earlier case counts, and cases that are compared can be measured in turn.
 """
 
-import contextlib
 import importlib
-import io
-import multiprocessing
 import os
-import resource
 import shutil
-import signal
-import sys
-import tempfile
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
+from src.bench_meters import Batches, Passes, Predictions, Steps, silence
 from src.competition import Competition, Utterance
 from src.config import Features
-from src.errors import RunError
 from src.plan import Plan
-from src.workspace import cache_dir, workspace_dir
+from src.workspace import cache_dir
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from src.store import Store
 
-WARMUP_STEPS = 3  # of every measurement of training: allocator, caches, compiled kernels
-WAIT_EVERY = 100  # pieces of work: a GPU is asked so seldom that it never idles, often enough to stop in time
 READ_BYTES = 1 << 17  # at once, as cat does
-
-
-class Case(Protocol):
-    """Something to measure."""
-
-    def open(self) -> "Meter":
-        """Make ready what is measured."""
-
-
-class Meter(Protocol):
-    """A case made ready."""
-
-    def rate(self, seconds: float) -> float:
-        """Return units a second, measured over about `seconds`; 0 measures as little as there is."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +34,7 @@ class Reading:
 
     competition: Competition
 
-    def open(self) -> "Passes":
+    def open(self) -> Passes:
         """List the files, each once."""
         root = str(self.competition.directory) + os.sep
         paths = [root + path for path in dict.fromkeys(u.path for u in self.competition.utterances)]
@@ -77,13 +48,13 @@ class Preprocessing:
     competition: Competition
     features: Features
 
-    def open(self) -> "Passes":
+    def open(self) -> Passes:
         """Import what the stage imports, torch among it, which takes seconds."""
         importlib.import_module("src.reader")
         from src.preprocess import preprocess
 
         def work() -> None:
-            with _silence():
+            with silence():
                 preprocess(self.competition, self.features)
 
         def clear() -> None:
@@ -101,7 +72,7 @@ class StoreCrops:
     batch_size: int
     device: str
 
-    def open(self) -> "Batches":
+    def open(self) -> Batches:
         """Open the store, on a GPU with all of its frames there."""
         from src.sampler import CropSampler
         from src.store import Store
@@ -131,7 +102,7 @@ class FileCrops:
     crop_frames: int
     batch_size: int
 
-    def open(self) -> "Batches":
+    def open(self) -> Batches:
         """Import what reads the files."""
         import torch
 
@@ -157,14 +128,14 @@ class Training:
 
     plan: Plan
 
-    def open(self) -> "Steps":
+    def open(self) -> Steps:
         """Make the fold: model, sampler, augmentations, and on a GPU the store."""
         from src.store import Store
         from src.train import _Fold
 
         store, experiment = Store.open(self.plan.store_dir), self.plan.experiment
         parts = store.folds(experiment.folds)
-        with _silence():
+        with silence():
             return Steps(_Fold(self.plan, store, 0, len(parts), *parts[0]))
 
 
@@ -178,7 +149,7 @@ class Inference:
     plan: Plan
     num_frames: int = 0
 
-    def open(self) -> "Predictions":
+    def open(self) -> Predictions:
         """Make the model and open the store, on a GPU with all of its frames there."""
         import torch
 
@@ -202,7 +173,7 @@ class MatrixProduct:
     device: str
     threads: int
 
-    def open(self) -> "Batches":
+    def open(self) -> Batches:
         """Draw the matrices."""
         import torch
 
@@ -210,198 +181,6 @@ class MatrixProduct:
         size = 8192 if self.device == "cuda" else 2048
         left, right = torch.randn(2, size, size, device=self.device).bfloat16()
         return Batches(lambda _: left @ right, 2 * size**3 / 1e12, self.device)
-
-
-# Meters ---------------------------------------------------------------------------------------------------------------
-
-
-class Passes:
-    """A job over all units, begun anew each time; `clear`, which is not measured, forgets what the last one left."""
-
-    def __init__(self, work: Callable[[], None], num_units: int, clear: Callable[[], None] = lambda: None) -> None:
-        self.work, self.num_units, self.clear = work, num_units, clear
-
-    def rate(self, seconds: float) -> float:
-        """Return units a second over whole passes, as many as begin within `seconds`, at least one."""
-        passes, took = 0, 0.0
-        while not passes or took < seconds:
-            self.clear()
-            started = time.perf_counter()
-            self.work()
-            took += time.perf_counter() - started
-            passes += 1
-        return passes * self.num_units / took
-
-
-class Batches:
-    """Equal pieces of work, numbered on from measurement to measurement; `draw` returns a tensor of the device."""
-
-    def __init__(self, draw: Callable[[int], "Tensor"], batch_size: float, device: str) -> None:
-        self.draw, self.batch_size, self.device, self.done = draw, batch_size, device, 0
-
-    def rate(self, seconds: float) -> float:
-        """Return units a second."""
-        first = self.done
-        _wait(self.device)
-        started = time.perf_counter()
-        while self.done == first or time.perf_counter() - started < seconds:
-            self.draw(self.done)
-            self.done += 1
-            if self.done % WAIT_EVERY == 0:
-                _wait(self.device)
-        _wait(self.device)
-        return (self.done - first) * self.batch_size / (time.perf_counter() - started)
-
-
-class Steps:
-    """A fold whose training goes on from measurement to measurement, each a run of the loop of its own length."""
-
-    def __init__(self, fold: Any) -> None:
-        self.fold, self.last_rate = fold, 0.0
-
-    def rate(self, seconds: float) -> float:
-        """Return crops a second: from a loop's step after its warm-up to the sums that follow its last step."""
-        from src.loop import Loop
-
-        fold, batch_size = self.fold, self.fold.train.batch_size
-        num_steps = max(2, round(seconds * self.last_rate / batch_size))
-        times = []
-
-        def loss_of(step: int) -> dict[str, "Tensor"]:
-            if step == WARMUP_STEPS:
-                _wait(fold.train.device)
-                times.append(time.perf_counter())
-            return fold.loss_of(step)
-
-        def validate(step: int) -> dict[str, float]:  # the loop has waited for the device to sum up
-            times.append(time.perf_counter())
-            return {"valid_metric": 0.0}
-
-        steps = WARMUP_STEPS + num_steps
-        with tempfile.TemporaryDirectory(dir=workspace_dir()) as directory, _silence():
-            Loop(model=fold.model, optim=fold.experiment.optim, steps=steps, loss_of=loss_of, directory=Path(directory),
-                 seed=fold.experiment.seed, fold=fold.fold, device=fold.train.device, validate=validate,
-                 valid_every=steps).run()
-        self.last_rate = num_steps * batch_size / (times[1] - times[0])
-        return self.last_rate
-
-    def flops_per_crop(self) -> float:
-        """Return the floating-point operations of one crop's forward and backward pass, a multiply-add as two."""
-        import torch
-        from torch.utils.flop_counter import FlopCounterMode
-
-        backward = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
-        self.fold.model.train()
-        with FlopCounterMode(display=False, custom_mapping=backward) as counter:
-            self.fold.loss_of(0)["loss"].backward()
-        return counter.get_total_flops() / self.fold.train.batch_size
-
-
-class Predictions:
-    """A model and the utterances that it is to see."""
-
-    def __init__(self, model: Any, store: "Store", rows: np.ndarray, plan: Plan) -> None:
-        self.model, self.store, self.plan, self.last_rate = model, store, plan, 0.0
-        self.rows = rows[np.argsort(store.num_frames[rows], kind="stable")]
-
-    def rate(self, seconds: float) -> float:
-        """Return utterances a second over all of them, or over as many of every length as `seconds` are enough for."""
-        from src.evaluate import predict
-
-        count = min(len(self.rows), max(64, round(seconds * self.last_rate)))
-        rows = self.rows[np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64)]
-        done, started = 0, time.perf_counter()
-        took = started
-        while not done or took - started < seconds / 2:
-            predict(self.model, self.store, rows, self.plan.experiment.train, self.plan.experiment.infer)
-            done, took = done + len(rows), time.perf_counter()
-        self.last_rate = done / (took - started)
-        return self.last_rate
-
-
-# Processes ------------------------------------------------------------------------------------------------------------
-
-
-class Worker:
-    """A case in a process of its own, which sleeps while another one is measured.
-
-    Use it as a context. Raises RunError when the process dies; an error in the case is raised here as it was there.
-    """
-
-    def __init__(self, case: Case, about: str) -> None:
-        self.about = about
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, case), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Return what a method of the case's meter returns there."""
-        try:
-            self.pipe.send((method, arguments))
-            answer = self.pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self.process.join(5)
-            raise RunError(f"bench: {self.about}: the process that measured it died with exit code "
-                           f"{self.process.exitcode} (-9: mostly for want of memory); leave this stage or experiment "
-                           "out, or make room") from error
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    def measure(self, seconds: float) -> tuple[float, float]:
-        """Return the rate and the peak memory so far in MB: of the GPU where there is one, else of the process."""
-        return self.call("rate", seconds), self.call("peak_mb")
-
-
-def _serve(pipe: Connection, case: Case) -> None:
-    """Answer the parent's calls until it kills this process or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process would leave behind
-    meter = None
-    while True:
-        try:
-            method, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            meter = meter or case.open()
-            answer = peak_mb() if method == "peak_mb" else getattr(meter, method)(*arguments)
-        except KeyboardInterrupt:  # while training, whose loop listens for it
-            return
-        except Exception as error:
-            error.add_note(traceback.format_exc())
-            answer = error
-        pipe.send(answer)
-
-
-def peak_mb(process_id: str = "self") -> float:
-    """Return the largest memory that a process has had, in MB of a million bytes; 0 for one that is gone.
-
-    Of this process it is the GPU's memory where it has used a GPU.
-    """
-    torch = sys.modules.get("torch")
-    if process_id == "self" and torch and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 1e6
-    try:  # a child's ru_maxrss begins with its parent's, VmHWM does not
-        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
-        return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)
-    except OSError:
-        if process_id != "self":
-            return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
-
-
-# What the cases share -------------------------------------------------------------------------------------------------
 
 
 def part_of(competition: Competition, divisor: int) -> Competition:
@@ -443,26 +222,3 @@ def _one_utterance(store: "Store", num_frames: int) -> "Store":
     one = np.zeros(1, np.int64)
     return replace(store, labels=one - 1, train_rows=one[:0], test_rows=one, offsets=one,
                    num_frames=np.array([length]), flat=flat)
-
-
-def _convolution_backward_flops(grad_shape: Any, input_shape: Any, weight_shape: Any, *rest: Any, **_: Any) -> int:
-    """Return the operations of each gradient that is asked for, as many as the forward pass took.
-
-    torch's own formula leaves the groups out and counts a depthwise convolution's weight gradient C-fold.
-    """
-    forward = 2 * int(np.prod(grad_shape)) * int(np.prod(weight_shape[1:]))
-    return forward * sum(rest[-1][:2])
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep a stage's messages and progress bars off the table."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

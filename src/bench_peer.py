@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.bench_cases import peak_mb
+from src.bench_worker import peak_mb
 from src.competition import Competition
 from src.errors import RunError, SettingError
 

@@ -80,3 +80,25 @@ def lock(path: Path, wait_message: str = "") -> Iterator[None]:
                 print(wait_message, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def is_held(lock_path: Path) -> bool:
+    """Return whether a live process holds a lock file of `src.files.lock`."""
+    try:
+        with open(lock_path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def num_bytes(directory: Path) -> int:
+    """Return the size of all files in a folder."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total

@@ -10,6 +10,7 @@ from pathlib import Path
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = PROJECT_DIR / "data"
 VARIABLE = "SPEAKER_ID_WORKSPACE"
+FOLDERS = ("cache", "runs", "studies")  # of a workspace's data, all made by the project
 
 
 def workspace_dir() -> Path:

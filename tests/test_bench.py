@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from src import bench, bench_cases, bench_peer, experiments
+from src import bench, bench_cases, bench_meters, bench_peer, bench_worker, experiments
 from src.competition import open_competition
 from src.config import Features, override, part
 from src.errors import InputError, RunError, SettingError
@@ -103,13 +103,13 @@ class Clock:
 def clock(monkeypatch):
     """Make rates a matter of arithmetic."""
     clock = Clock()
-    monkeypatch.setattr(bench_cases, "time", clock)
+    monkeypatch.setattr(bench_meters, "time", clock)
     return clock
 
 
 def test_a_pass_is_timed_without_what_clears_the_way_for_it(clock):
     done = []
-    meter = bench_cases.Passes(lambda: (done.append("work"), clock.sleep(0.02)), 10,
+    meter = bench_meters.Passes(lambda: (done.append("work"), clock.sleep(0.02)), 10,
                                lambda: (done.append("clear"), clock.sleep(5.0)))
     assert meter.rate(0) == pytest.approx(10 / 0.02)
     assert done == ["clear", "work"]
@@ -119,7 +119,7 @@ def test_a_pass_is_timed_without_what_clears_the_way_for_it(clock):
 
 def test_equal_batches_are_counted_and_numbered_on(clock):
     drawn = []
-    meter = bench_cases.Batches(lambda i: (drawn.append(i), clock.sleep(0.0101)), 32, "cpu")
+    meter = bench_meters.Batches(lambda i: (drawn.append(i), clock.sleep(0.0101)), 32, "cpu")
     assert meter.rate(0) == pytest.approx(32 / 0.0101)
     assert meter.rate(0.1) == pytest.approx(32 / 0.0101)
     assert drawn == list(range(1 + 10))
@@ -133,16 +133,16 @@ def test_training_is_timed_through_the_loop_itself_without_its_warm_up(course_di
 
     def slow(step):
         seen.append(step)
-        clock.sleep(60.0 if step < bench_cases.WARMUP_STEPS else 0.25)
+        clock.sleep(60.0 if step < bench_meters.WARMUP_STEPS else 0.25)
         return loss_of(step)
 
     fold.loss_of = slow
     assert steps.rate(0) == pytest.approx(8 / 0.25), "8 crops a step"
-    assert seen == list(range(bench_cases.WARMUP_STEPS + 2))
+    assert seen == list(range(bench_meters.WARMUP_STEPS + 2))
     assert any((now != then).any() for now, then in zip(fold.model.parameters(), before)), "the optimiser took no step"
     seen.clear()
     assert steps.rate(2.0) == pytest.approx(8 / 0.25)
-    assert len(seen) == bench_cases.WARMUP_STEPS + 8, "as many steps as the last rate promises"
+    assert len(seen) == bench_meters.WARMUP_STEPS + 8, "as many steps as the last rate promises"
 
 
 def test_operations_of_a_training_step_are_those_of_the_layers(course_dir, workspace):
@@ -249,20 +249,20 @@ def odd(tmp_path, monkeypatch):
 
 
 def test_each_case_has_a_process_and_a_peak_memory_of_its_own(odd):
-    with bench_cases.Worker(odd("allocates"), "a") as large, bench_cases.Worker(odd("nothing"), "b") as small:
+    with bench_worker.Worker(odd("allocates"), "a") as large, bench_worker.Worker(odd("nothing"), "b") as small:
         assert large.measure(2.0)[0] == 2.0
         (_, large_mb), (_, small_mb) = large.measure(2.0), small.measure(1.0)
         assert 310 < large_mb - small_mb < 320
-        assert small_mb < bench_cases.peak_mb() / 2, "what this process holds is not the case's"
+        assert small_mb < bench_worker.peak_mb() / 2, "what this process holds is not the case's"
         processes = [large.process, small.process]
         assert all(process.is_alive() for process in processes)
     assert not any(process.is_alive() for process in processes)
 
 
 def test_an_error_in_a_case_is_raised_and_a_death_is_told(odd):
-    with bench_cases.Worker(odd("fails"), "a") as worker, pytest.raises(InputError, match="no such thing"):
+    with bench_worker.Worker(odd("fails"), "a") as worker, pytest.raises(InputError, match="no such thing"):
         worker.measure(1.0)
-    with bench_cases.Worker(odd("dies"), "the odd one") as worker, \
+    with bench_worker.Worker(odd("dies"), "the odd one") as worker, \
             pytest.raises(RunError, match=r"the odd one.*died with exit code 9"):
         worker.measure(1.0)
 
@@ -340,7 +340,7 @@ def test_everything_is_measured_in_turn_printed_written_and_removed(course_dir, 
         return run(self, model, steps)
 
     monkeypatch.setattr(bench_peer.Peer, "run", logged)
-    monkeypatch.setattr(bench_cases.MatrixProduct, "open", lambda case: bench_cases.Batches(str, 1e-3, "cpu"))
+    monkeypatch.setattr(bench_cases.MatrixProduct, "open", lambda case: bench_meters.Batches(str, 1e-3, "cpu"))
     settings = [word for setting in TINY_SET for word in ("--set", setting)]
     run_bench("--data", course_dir, "--experiments", "course", *settings, "--repeats", 2, "--seconds", 0.01, "--device",
               "cpu", "--peer", peer, "--peer-steps", "course=3", "--json", workspace / "out.json")

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from src import ledger, report, report_page
+from src import embedding_map, ledger, report, report_page, report_sections, run_evidence
 from src.adapt import DataSummary
 from src.config import override, part, to_json
 from src.errors import InputError, SettingError
@@ -266,10 +266,10 @@ def test_logits_of_another_store_are_refused(workspace):
     plan = make_run(make_store(workspace, ("a", "b"), 40))
     save_logits(plan.directory / "fold_1" / "valid.npz", np.arange(3), np.zeros((3, 5)))
     with pytest.raises((InputError, ValueError)):
-        report.gather(plan.directory)
+        run_evidence.gather(plan.directory)
     save_logits(plan.directory / "fold_1" / "valid.npz", np.array([40]), np.zeros((1, 2)))
     with pytest.raises(InputError, match="not of this store"):
-        report.gather(plan.directory)
+        run_evidence.gather(plan.directory)
 
 
 def test_a_run_that_is_never_wrong_has_a_report(workspace):
@@ -299,7 +299,7 @@ def test_what_another_stage_made_is_refused(workspace):
     plan = make_run(make_store(workspace, ("a", "b"), 40), with_model=False)
     write_json(plan.directory / "fold_1" / "result.json", {"errors": 7, "seconds": 1.0})
     with pytest.raises(SettingError, match="tells classes apart"):
-        report.gather(plan.directory)
+        run_evidence.gather(plan.directory)
 
 
 def test_neighbours_are_the_five_above_and_below_and_the_parent(workspace):
@@ -319,8 +319,8 @@ def test_neighbours_are_the_five_above_and_below_and_the_parent(workspace):
     ledger.append({**row(30, 0.42, parent=oldest)[1], "run_id": plan.run_id})
     ledger.append({**row(31, 0.43)[1], "competition": "other"})
     ledger.append({**row(32, 0.43)[1], "status": "failed"})
-    evidence = report.gather(plan.directory)
-    table = report._neighbours(evidence).tables[0]
+    evidence = run_evidence.gather(plan.directory)
+    table = report_sections._neighbours(evidence).tables[0]
     assert [line[1] for line in table.rows] == ["e13", "e12", "e11", "e10", "e9", "e30", "e8", "e7", "e6", "e5", "e4",
                                                 "e1 (parent)"]
     assert [line[0] for line in table.rows] == [*map(str, range(4, 15)), "parent"]
@@ -336,7 +336,7 @@ def test_embeddings_are_those_of_each_utterance_alone(workspace):
     plan = make_run(store, override(TINY, {"folds": "all"}))
     path = plan.directory / "fold_0" / "model.pt"
     rows = np.array([7, 3, 11, 0])
-    found = report.embed(path, store, rows)
+    found = embedding_map.embed(path, store, rows)
     model, *_ = load_model(path)
     with torch.inference_mode():
         alone = [model.embed(*model.extract(store.utterances([row]).inputs, None))[0].numpy() for row in rows]
@@ -347,10 +347,10 @@ def test_embeddings_are_those_of_each_utterance_alone(workspace):
                                                ((40, 6), "t-SNE")])
 def test_maps_are_two_dimensional_finite_and_the_same_again(shape, method):
     vectors = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    points, said = report.project(vectors)
+    points, said = embedding_map.project(vectors)
     assert (points.shape, said) == ((shape[0], 2), method)
     assert np.isfinite(points).all()
-    np.testing.assert_array_equal(points, report.project(vectors)[0])
+    np.testing.assert_array_equal(points, embedding_map.project(vectors)[0])
 
 
 def test_tensorboard_is_optional_and_says_so(trained, tmp_path, monkeypatch):
@@ -373,7 +373,7 @@ def test_tensorboard_reads_the_curves(trained, tmp_path, monkeypatch):
     for k in range(2):
         events = EventAccumulator(str(tmp_path / "events" / plan.run_id / f"fold_{k}"))
         events.Reload()
-        log = report.gather(workspace / "data" / "runs" / plan.run_id).logs[k]
+        log = run_evidence.gather(workspace / "data" / "runs" / plan.run_id).logs[k]
         for tag, column in (("accuracy/held_out", "valid_metric"), ("loss/training", "loss"), ("learning_rate", "lr")):
             assert [event.step for event in events.Scalars(tag)] == [2, 4]
             np.testing.assert_allclose([event.value for event in events.Scalars(tag)], log[column], rtol=1e-6)

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from src import status
+from src import leftovers, run_store, status
 from src.adapt import DataSummary
 from src.config import to_json
 from src.errors import SettingError
 from src.experiments import BASE
 from src.files import digest, lock, write_json
 from src.plan import make_plan
+from src.shown import shown_bytes, shown_path
 
-OLD = 2 * status.SETTLED_S
+OLD = 2 * leftovers.SETTLED_S
 
 
 def store(workspace, name, content=0, settings=None, age_s=0.0):
@@ -96,21 +97,21 @@ def test_states_folds_and_steps_are_told_from_files_and_locks(workspace, capsys)
 
 def test_a_run_without_a_result_is_traced_to_its_store_by_its_name(workspace):
     first, second = store(workspace, "a"), store(workspace, "a", content=1)
-    assert status.store_of(run(second, 1)) == second
-    assert status.store_of(run(first, 2)) == first
+    assert run_store.store_of(run(second, 1)) == second
+    assert run_store.store_of(run(first, 2)) == first
     lost = run(store(workspace, "a", content=2), 3)
     (store(workspace, "a", content=2) / "meta.json").unlink()
-    assert status.store_of(lost) is None
+    assert run_store.store_of(lost) is None
     of_old_code = run(first, 4, 2, is_done=True)
-    assert status.store_of(of_old_code.rename(of_old_code.with_name("course-00000000"))) == first  # its result says so
+    assert run_store.store_of(of_old_code.rename(of_old_code.with_name("course-0"))) == first  # its result says so
 
 
 def test_no_store_is_spent_while_a_run_does_not_tell_which_one_it_needs(workspace):
     old, new = store(workspace, "a", 0, age_s=100), store(workspace, "a", 1)
     directory = run(new)
-    assert [item.path for item in status.leftovers()] == [old]
+    assert [item.path for item in leftovers.leftovers()] == [old]
     directory.rename(directory.with_name("course-00000000"))
-    assert status.leftovers() == []
+    assert leftovers.leftovers() == []
 
 
 def test_prune_removes_what_is_spent_and_not_one_file_more(workspace, capsys):
@@ -156,18 +157,18 @@ def test_prune_removes_what_is_spent_and_not_one_file_more(workspace, capsys):
 def test_no_store_is_spent_while_anything_works_on_the_competition(workspace, place):
     old, new = store(workspace, "a", 0, age_s=100), store(workspace, "a", 1)
     directory = run(new)
-    assert [item.path for item in status.leftovers()] == [old]
+    assert [item.path for item in leftovers.leftovers()] == [old]
     with lock(workspace / place.format(run=directory.name)):
-        assert status.leftovers() == []
+        assert leftovers.leftovers() == []
 
 
 def test_no_store_is_spent_while_a_trial_under_way_may_need_it(workspace):
     old, _ = store(workspace, "a", 0, age_s=100), store(workspace, "a", 1)
     trial = workspace / "data" / "studies" / "toy" / "course-12345678" / "trials" / "0123456789abcdef"
     write_json(trial / "experiment.json", to_json(BASE))
-    assert status.leftovers() == []
+    assert leftovers.leftovers() == []
     write_json(trial / "result.json", {"store": "another"})
-    assert [item.path for item in status.leftovers()] == [old]
+    assert [item.path for item in leftovers.leftovers()] == [old]
 
 
 def test_nothing_of_a_running_run_or_of_a_store_being_made_is_spent(workspace):
@@ -176,11 +177,11 @@ def test_nothing_of_a_running_run_or_of_a_store_being_made_is_spent(workspace):
     partial, degraded = folder / "partial-cepstra-1", folder / "conditions-1.partial"
     partial.mkdir()
     degraded.mkdir()
-    assert {item.path for item in status.leftovers()} == {directory / "fold_0" / "last.pt", partial, degraded}
+    assert {item.path for item in leftovers.leftovers()} == {directory / "fold_0" / "last.pt", partial, degraded}
     with lock(directory / ".lock"), lock(folder / "preprocess.lock"):
-        assert {item.path for item in status.leftovers()} == {degraded}
+        assert {item.path for item in leftovers.leftovers()} == {degraded}
         with lock(folder / "conditions.lock"):
-            assert status.leftovers() == []
+            assert leftovers.leftovers() == []
             assert {item.state for item in status.survey()["stores"]} == {"whole", "being made"}
 
 
@@ -189,26 +190,26 @@ def test_a_pretraining_has_steps_and_no_folds_and_leaves_a_checkpoint_of_its_own
     (directory / "fold_0" / "log.csv").rename(directory / "log.csv")
     write_json(directory / "pretrain.json", {})
     assert [(item.num_folds, item.step) for item in status.survey()["runs"]] == [(0, 20)]
-    assert status.leftovers() == []
+    assert leftovers.leftovers() == []
     write_json(directory / "result.json", {"store": "x"})
-    assert [item.path for item in status.leftovers()] == [directory / "last.pt"]
+    assert [item.path for item in leftovers.leftovers()] == [directory / "last.pt"]
     with lock(directory / ".lock"):
-        assert status.leftovers() == []
+        assert leftovers.leftovers() == []
     call()
     assert "  8,000 steps  " in capsys.readouterr().out
 
 
 def test_what_is_taken_up_again_after_the_listing_is_kept(workspace, capsys):
     directory = run(store(workspace, "a"), 0, 1, leave=["fold_0/last.pt"])
-    (leftover,) = status.leftovers()
+    (leftover,) = leftovers.leftovers()
     with lock(directory / ".lock"):
-        assert not status.remove(leftover)
+        assert not leftovers.remove(leftover)
     (directory / "fold_0" / "result.json").unlink()
-    assert not status.remove(leftover)
+    assert not leftovers.remove(leftover)
     assert leftover.path.exists()
     assert capsys.readouterr().out.count("in use again, kept") == 2
     write_json(directory / "fold_0" / "result.json", {})
-    assert status.remove(leftover)
+    assert leftovers.remove(leftover)
     assert not leftover.path.exists()
 
 
@@ -236,7 +237,7 @@ def test_a_foreign_or_torn_file_stops_nothing(workspace):
     found = status.survey()
     assert [item.state for item in found["stores"]] == ["whole", "torn"]
     assert [(item.state, item.num_folds, item.steps) for item in found["runs"]] == [("interrupted", 1, 7)]
-    assert status.store_of(old) is None
+    assert run_store.store_of(old) is None
 
 
 def test_studies_tell_their_trials_from_the_storage(workspace):
@@ -260,9 +261,9 @@ def test_studies_tell_their_trials_from_the_storage(workspace):
 @pytest.mark.parametrize(("number", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (25e6, "25 MB"),
                                                (4.71e9, "4.7 GB")])
 def test_sizes_are_decimal(number, shown):
-    assert status.shown_bytes(int(number)) == shown
+    assert shown_bytes(int(number)) == shown
 
 
 def test_a_path_outside_the_workspace_is_shown_whole(workspace):
-    assert status.shown_path(workspace / "data" / "x") == str(Path("data") / "x")
-    assert status.shown_path(Path("/elsewhere")) == "/elsewhere"
+    assert shown_path(workspace / "data" / "x") == str(Path("data") / "x")
+    assert shown_path(Path("/elsewhere")) == "/elsewhere"
