@@ -181,8 +181,8 @@ class Store:
         shape = (len(rows), num_frames, self.dim) if self.dim else (len(rows), num_frames)
         inputs = torch.zeros(shape, device=self.flat.device)
         for i, (begin, length) in enumerate(zip(first.tolist(), lengths.tolist())):
-            inputs[i, :length] = self._float(self.flat[begin : begin + length])
-        return self._batch(rows, inputs, lengths)
+            inputs[i, :length] = self.flat[begin : begin + length]
+        return self._batch(rows, inputs.div_(32768) if self.kind == "waveform" else inputs, lengths)
 
     def _float(self, stored: Tensor) -> Tensor:
         return stored.float().div_(32768) if self.kind == "waveform" else stored.float()

@@ -5,6 +5,7 @@ state dict fits both ways; the padding, which there leaks through the depthwise 
 kept out here.
 """
 
+import torch
 from torch import Tensor, nn
 
 from src.encoders.layers import Conv1d, Dropout, Linear, SelfAttention
@@ -72,10 +73,10 @@ class ConformerLayer(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
         """Return frames (B, T, d_model)."""
-        frames = frames + 0.5 * self.ffn1(frames)
+        frames = torch.add(frames, self.ffn1(frames), alpha=0.5)
         frames = frames + self.self_attn_dropout(self.self_attn(self.self_attn_layer_norm(frames), lengths))
         frames = frames + self.conv_module(frames, lengths)
-        frames = frames + 0.5 * self.ffn2(frames)
+        frames = torch.add(frames, self.ffn2(frames), alpha=0.5)
         return self.final_layer_norm(frames)
 
 
