@@ -27,6 +27,7 @@ from src.plan import Plan
 from src.sampler import CropSampler
 from src.store import FOLD_SEED, Store
 
+ROUNDED_S = 0.5  # training batches are as long as a multiple of this: oneDNN compiles each new shape
 WINDOW = 8  # batches that are drawn together and sorted by length, which saves most of the padding
 PANELS = {"CTC loss, nats a token": ("loss", "train_loss", "valid_loss"),
           CTC.metric: ("train_token_error_rate", "valid_token_error_rate"), "learning rate": ("lr",)}
@@ -135,7 +136,7 @@ class _Fold:
     def loss_of(self, step: int) -> dict[str, Tensor]:
         """Return the loss of the step's utterances, whole."""
         rows = self.batch_rows(step)
-        batch = self.store.utterances(rows)
+        batch = self.store.utterances(rows, int(ROUNDED_S * self.store.settings["sample_rate"]))
         with autocast(self.train):
             logits, lengths = self.model(batch.inputs, batch.lengths)
         return {"loss": self.task.losses(logits, lengths, self.texts(rows)).mean()}

@@ -125,11 +125,11 @@ class Store:
             inputs[i, : lengths[i]] = self._float(self.flat[first[i] : first[i] + lengths[i]])
         return self._batch(rows, inputs, lengths)
 
-    def utterances(self, rows: Sequence[int]) -> Batch:
-        """Return whole utterances, padded with zeros to the longest."""
+    def utterances(self, rows: Sequence[int], multiple: int = 1) -> Batch:
+        """Return whole utterances, padded with zeros to the longest, and to a multiple of so many frames (samples)."""
         rows = np.asarray(rows, np.int64)
         lengths = self.num_frames[rows]
-        return self._padded(rows, self.offsets[rows], lengths, int(lengths.max()))
+        return self._padded(rows, self.offsets[rows], lengths, -(-int(lengths.max()) // multiple) * multiple)
 
     def batches(self, rows: Sequence[int], frame_budget: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yield (rows, batch of whole utterances) over all of `rows`, sorted by length, the longest first.
