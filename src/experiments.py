@@ -101,8 +101,9 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "wav2vec2_decoder": ("wav2vec2", "a downsampler and a decoder after the encoder",
                          {"encoder": part("wav2vec2_decoder")}),
-    # Steps for some 2,000 utterances. Small from random weights: --set encoder.size=small --set optim.lr=1e-3, and with
-    # freeze_first and first_layers finetune.layers=1, with remove_heads finetune.remove=6 at most.
+    # Steps for some 2,000 utterances. Small from random weights: --set encoder.size=small --set optim.lr=5e-4 --set
+    # optim.warmup_steps=250, and with freeze_first and first_layers finetune.layers=1, with remove_heads
+    # finetune.remove=6 at most.
     "hubert": (
         "course",
         "HuBERT, mean over frames, projector of 256, one Linear",
