@@ -26,6 +26,7 @@ CELL = "#2f7fc4"  # of confusions, seen on white and on black
 WIDE, TALL = (4.4, 3.1), (5.6, 5.2)  # inches: three or two side by side, and readable on a telephone
 NAMED_CLASSES = 30  # confusions of more classes are a picture without names
 PICTURE_PX = 400
+NAME_OFFSETS = ((0, 7), (0, -14), (0, 17), (0, -24), (0, 27), (0, -34))  # points, tried in turn
 CSS_PX = 108  # on the page, of an inch: 9 points become 13.5 pixels
 STYLE = {
     "font.size": 9, "font.family": "sans-serif", "text.parse_math": False, "svg.fonttype": "none",
@@ -223,16 +224,28 @@ def embedding_map(points: np.ndarray, labels: np.ndarray, is_right: np.ndarray, 
                      label="right")
         axes.scatter(*points[~is_right].T, c=ORANGE if not few else colour[~is_right], s=1.6 * size, marker="x",
                      linewidths=1.2, rasterized=True, label="wrong")
-        for label, name in names.items():
-            x, y = np.median(points[labels == label], axis=0)
-            axes.annotate(shorten(name), (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
         axes.set(title=f"Embeddings, {method}", xticks=[], yticks=[])
         axes.margins(0.06)
+        _write_names(axes, [(name, np.median(points[labels == label], axis=0)) for label, name in names.items()])
         legend = axes.figure.legend(loc="outside lower center", ncols=2)
         for handle in legend.legend_handles if few else []:
             handle.set_color(MUTED)
 
     return _draw("embeddings", "embeddings of held-out utterances in two dimensions", TALL, paint)
+
+
+def _write_names(axes: "Axes", places: list[tuple[str, np.ndarray]]) -> None:
+    """Write each name beside its place (2,), where no name lies already; in a throng some lie over others."""
+    taken = []
+    for name, place in places:
+        text = axes.annotate(shorten(name), place, xytext=NAME_OFFSETS[0], textcoords="offset points", ha="center",
+                             fontsize=8)
+        for offset in NAME_OFFSETS:
+            text.set_position(offset)
+            extent = text.get_window_extent()
+            if not any(extent.overlaps(other) for other in taken):
+                break
+        taken.append(extent)
 
 
 def shorten(name: str, length: int = 14) -> str:

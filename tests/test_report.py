@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from src import embedding_map, ledger, report, report_page, report_sections, run_evidence
+from src import embedding_map, ledger, report, report_page, report_plots, report_sections, run_evidence
 from src.adapt import DataSummary
 from src.config import override, part, to_json
 from src.errors import InputError, SettingError
@@ -377,3 +377,12 @@ def test_tensorboard_reads_the_curves(trained, tmp_path, monkeypatch):
         for tag, column in (("accuracy/held_out", "valid_metric"), ("loss/training", "loss"), ("learning_rate", "lr")):
             assert [event.step for event in events.Scalars(tag)] == [2, 4]
             np.testing.assert_allclose([event.value for event in events.Scalars(tag)], log[column], rtol=1e-6)
+
+
+def test_names_of_neighbours_on_the_map_do_not_lie_over_each_other():
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=report_plots.TALL).add_subplot()
+    report_plots._write_names(axes, [(f"speaker {k}", np.array([0.5, 0.5 + 0.01 * k])) for k in range(5)])
+    extents = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(extents) for b in extents[:i])
