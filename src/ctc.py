@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src import finetune
 from src.config import Experiment, from_json, override, to_json
 from src.errors import InputError
 from src.files import atomic_open
@@ -83,6 +84,7 @@ class CTCModel(nn.Module):
     def __init__(self, experiment: Experiment, num_classes: int) -> None:
         super().__init__()
         self.encoder = build("encoder", experiment.encoder, 0)
+        finetune.apply(self.encoder, **vars(experiment.finetune))
         self.output = nn.Linear(self.encoder.output_dim, num_classes)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -109,5 +111,6 @@ def load_model(path: Path) -> tuple[CTCModel, CTC]:
         raise InputError(f"{path}: not a CTC model of this version; train it again")
     task = CTC(content["tokens"])
     model = CTCModel(override(from_json(content["experiment"]), {"encoder.weights": ""}), task.num_classes)
+    finetune.fit_heads(model, content["model"])
     model.load_state_dict(content["model"])
     return model.eval(), task

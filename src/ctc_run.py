@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src import finetune
 from src.config import to_json
 from src.ctc import CTC, CTCModel, save_model
 from src.curves import draw
@@ -104,6 +105,8 @@ class _Fold:
         self.watched_rows = np.sort(shuffled[: len(valid_rows)])
         torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
         self.model = CTCModel(self.experiment, self.task.num_classes).to(self.train.device)
+        if fold == 0:
+            print(finetune.describe(self.model, self.experiment.finetune.regime))
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """Return the transcripts of `rows`."""

@@ -129,11 +129,12 @@ def apply(encoder: nn.Module, regime: str, layers: int = 0, heads: Iterable[Head
     """Put an encoder under one of the five regimes; what lies outside it (pooling, head) always learns.
 
     full: everything learns. freeze_first: the first `layers` layers, and what is registered before them (convolutions
-    on samples, embeddings), do not (Lee et al., 2019). embedding_and_last: of the layers only the last learns, and so
-    does all that is no layer. first_layers: only the first `layers` layers are there at all. remove_heads: `heads`,
-    (layer, head) from 0, are taken out (Michel et al., 2019); `remove` in their place says that this many are to go by
-    `head_importance.remove_least_important`, which needs data, and leaves all of them here. Raises SettingError for
-    what the encoder does not have and for settings that the regime does not use.
+    on samples, embeddings), do not (Lee et al., 2019); with 0 the latter alone, as wav2vec 2.0 is fine-tuned.
+    embedding_and_last: of the layers only the last learns, and so does all that is no layer. first_layers: only the
+    first `layers` layers are there at all. remove_heads: `heads`, (layer, head) from 0, are taken out (Michel et al.,
+    2019); `remove` in their place says that this many are to go by `head_importance.remove_least_important`, which
+    needs data, and leaves all of them here. Raises SettingError for what the encoder does not have and for settings
+    that the regime does not use.
     """
     if regime not in REGIMES:
         raise SettingError(f"finetune.regime: '{regime}' is none of {', '.join(REGIMES)}")
@@ -144,7 +145,7 @@ def apply(encoder: nn.Module, regime: str, layers: int = 0, heads: Iterable[Head
     if heads and remove:
         raise SettingError("finetune.heads and finetune.remove: give the heads or how many, not both")
     if regime == "freeze_first":
-        _freeze_first(encoder, _within(encoder, layers))
+        _freeze_first(encoder, _within(encoder, layers, 0))
     elif regime == "embedding_and_last":
         for layer in layers_of(encoder)[:-1]:
             freeze(layer)
@@ -153,15 +154,15 @@ def apply(encoder: nn.Module, regime: str, layers: int = 0, heads: Iterable[Head
         if len(stacks) > 1:
             raise SettingError(f"finetune.regime: first_layers cuts one stack; {type(encoder).__name__} has "
                                f"{len(stacks)}, and the later ones need the first whole")
-        del stacks[0][_within(encoder, layers):]
+        del stacks[0][_within(encoder, layers, 1):]
     elif regime == "remove_heads" and not remove:
         remove_heads(encoder, heads)
 
 
-def _within(encoder: nn.Module, layers: int) -> int:
+def _within(encoder: nn.Module, layers: int, fewest: int) -> int:
     count = len(layers_of(encoder))
-    if not 1 <= layers <= count:
-        raise SettingError(f"finetune.layers: {layers}, but the encoder has {count}; give 1 to {count}")
+    if not fewest <= layers <= count:
+        raise SettingError(f"finetune.layers: {layers}, but the encoder has {count}; give {fewest} to {count}")
     return layers
 
 

@@ -38,8 +38,8 @@ START = {  # where the experiment's own values are for telling speakers apart
     "train.valid_every": "auto",
     "train.select": "last",
 }
-USED = ("encoder", "features", "optim", "train.steps", "train.batch_size", "train.valid_every", "train.select",
-        "train.precision", "train.threads", "train.device", "infer.frame_budget", "folds", "seed")
+USED = ("encoder", "finetune", "features", "optim", "train.steps", "train.batch_size", "train.valid_every",
+        "train.select", "train.precision", "train.threads", "train.device", "infer.frame_budget", "folds", "seed")
 
 
 def make_plan(competition: Competition, experiment: Experiment, changes: Mapping[str, Any],
@@ -56,13 +56,17 @@ def make_plan(competition: Competition, experiment: Experiment, changes: Mapping
     if lookup("encoder", experiment.encoder.name).takes != "waveform":
         raise SettingError(f"encoder '{experiment.encoder.name}' takes log-mels; CTC trains encoders that take "
                            "waveforms, such as wav2vec2")
+    if experiment.finetune.remove:
+        raise SettingError("finetune.remove: the least important heads are measured where speakers are told apart; "
+                           "list them in finetune.heads")
     texts = read_transcripts(competition, transcripts)
     store_dir = find_store(competition, experiment.features) or preprocess(competition, experiment.features)
     complete = _complete(experiment, store_dir)
     settings = hash_weights(essential(complete))
     content = {"stage": "ctc", "version": VERSION, "store": read_json(store_dir / "meta.json")["digest"],
                "texts": texts,
-               "settings": {key: settings.get(key) for key in ("encoder", "optim", "train", "infer", "folds", "seed")}}
+               "settings": {key: settings.get(key)
+                            for key in ("encoder", "finetune", "optim", "train", "infer", "folds", "seed")}}
     return Plan(competition.name, complete, store_dir, digest(content)), texts
 
 

@@ -288,9 +288,21 @@ def test_transcripts_come_from_the_table_or_a_csv_and_a_wrong_one_stops(spelt_di
     assert read_transcripts(open_competition(spelt_dir))["train/bert/4.wav"] == "b"
 
 
+def test_what_is_frozen_stays_as_it_was_pretrained(spelt_dir, workspace):
+    pretrained = build("encoder", part("wav2vec2", **ENCODER), 0)
+    save_encoder(workspace / "encoder.pt", pretrained)
+    plan, _ = ctc_run(spelt_dir, **{"encoder.weights": str(workspace / "encoder.pt"),
+                                    "finetune.regime": "freeze_first", "finetune.layers": 0})
+    trained = load_model(plan.directory / "fold_0" / "ctc.pt")[0].encoder
+    same = {key for key, value in trained.state_dict().items() if torch.equal(value, pretrained.state_dict()[key])}
+    assert {key.split(".")[0] for key in same} >= {"feature_encoder", "projection", "positions"}
+    assert not {key for key in same if key.startswith("layers.") and key.endswith("weight")}
+
+
 def test_what_ctc_cannot_use_stops(spelt_dir, workspace):
     competition = open_competition(spelt_dir)
     for changes, said in (({"pooling": "max"}, "pooling: CTC does not use"), ({"encoder": "transformer"}, "log-mels"),
+                          ({"finetune.regime": "remove_heads", "finetune.remove": 1}, r"finetune\.remove: .*heads"),
                           ({"train.mixup": 0.1}, r"train\.mixup"), ({"optim.lrate": 1.0}, "did you mean 'lr'")):
         with pytest.raises(SettingError, match=said):
             make_plan(competition, experiment_of(), TINY | changes)

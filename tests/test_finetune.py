@@ -134,6 +134,12 @@ def test_freeze_first_takes_what_comes_before_the_layers_along(name):
     x = inputs_of(name).requires_grad_()
     encoder(x, None)[0].sum().backward()
     assert all(p.grad is None for p in encoder.parameters() if not p.requires_grad)
+    no_layers = make(name)
+    finetune.apply(no_layers, "freeze_first", layers=0)
+    of_layer = {id(parameter) for parameter in finetune.layers_of(no_layers)[0].parameters()}
+    now = {key for key, parameter in no_layers.named_parameters() if not parameter.requires_grad}
+    was = {key for key, parameter in encoder.named_parameters() if not parameter.requires_grad}
+    assert was - now == {key for key, parameter in no_layers.named_parameters() if id(parameter) in of_layer}
 
 
 @encoders
