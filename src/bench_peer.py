@@ -12,9 +12,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.bench_worker import peak_mb
 from src.competition import Competition
 from src.errors import RunError, SettingError
+from src.peak_memory import peak_mb
 
 MODELS = ("course", "seed88")  # what a peer can be asked for, named as our experiments
 STEPS = {"cpu": {"course": 600, "seed88": 40}, "cuda": {"course": 6000, "seed88": 2000}}  # some twenty seconds

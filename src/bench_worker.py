@@ -1,19 +1,17 @@
 """A process of its own for each thing that is measured, so that neither an import nor an earlier case counts."""
 
 import multiprocessing
-import resource
 import signal
-import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from src.bench_meters import Meter
 from src.errors import RunError
+from src.peak_memory import peak_mb
 
 
 class Case(Protocol):
@@ -83,20 +81,3 @@ def _serve(pipe: Connection, case: Case) -> None:
             error.add_note(traceback.format_exc())
             answer = error
         pipe.send(answer)
-
-
-def peak_mb(process_id: str = "self") -> float:
-    """Return the largest memory that a process has had, in MB of a million bytes; 0 for one that is gone.
-
-    Of this process it is the GPU's memory where it has used a GPU.
-    """
-    torch = sys.modules.get("torch")
-    if process_id == "self" and torch and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 1e6
-    try:  # a child's ru_maxrss begins with its parent's, VmHWM does not
-        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
-        return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)
-    except OSError:
-        if process_id != "self":
-            return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS

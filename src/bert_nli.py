@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from src import ledger
 from src.adapt import has_gpu, usable_cpus
+from src.config import REGIMES
 from src.errors import InputError, SettingError
 from src.files import atomic_open, digest, lock, read_json, write_json
 from src.ledger_row import commit, timestamp
+from src.peak_memory import peak_mb, reset_peak
 from src.text_pairs import (
     Encoded,
     Pair,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from src.pair_classifier import PairClassifier
 
 VERSION = 1  # raise it when the code changes what a run computes
-REGIMES = ("full", "freeze_first", "embedding_and_last", "first_layers", "remove_heads")
 MEASURED_BATCHES = 16  # batches of training pairs on which the heads are measured
 
 
@@ -234,14 +235,14 @@ class _Fit:
         from src.pair_classifier import save_classifier
 
         study, steps = self.study, self.steps_per_epoch * self.study.epochs
-        reset_peak_memory(self.device)
+        reset_peak(self.device)
         loop = Loop(
             model=self.model, optim=Optim(lr=study.lr, warmup_steps=steps // 10, grad_clip=1.0), steps=steps,
             loss_of=self._loss_of, directory=self.directory, seed=study.seed, device=self.device,
             validate=self._validate, valid_every=self.steps_per_epoch, select="best",
             description=f"{_name(study.regime)} on {self.directory.parent.name}")
         progress = loop.run()
-        peak_mb = peak_memory_mb(self.device)
+        most_mb = peak_mb()
         train, valid = ((self._logits(part).argmax(1) == self.labels[part]).mean().item() for part in self.items)
         text = report(self.labels["valid"], self._logits("valid").argmax(1), self.names)
         with atomic_open(self.directory / "report.txt") as file:
@@ -253,7 +254,7 @@ class _Fit:
             (self.directory / leftover).unlink(missing_ok=True)
         return {"regime": study.regime, "learning": self.learning, "params": self.total, "steps": steps,
                 "train": train, "valid": valid, "best_step": progress.best_step, "seconds": progress.seconds,
-                "epoch_s": progress.seconds / study.epochs, "peak_mb": peak_mb,
+                "epoch_s": progress.seconds / study.epochs, "peak_mb": most_mb,
                 "file_mb": model_path.stat().st_size / 1e6, "device": self.device, "finished": timestamp()}
 
     def _rows(self, step: int) -> np.ndarray:
@@ -306,30 +307,6 @@ def report(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) ->
     table = classification_report(labels, predicted, labels=classes, target_names=names, digits=4, zero_division=0)
     confusion = confusion_matrix(labels, predicted, labels=classes)
     return f"{table}\nconfusion (rows: truth, columns: predicted)\n{confusion}\n"
-
-
-def reset_peak_memory(device: str) -> None:
-    """Begin the measurement that `peak_memory_mb` ends."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb(device: str) -> float | None:
-    """Return the most memory held since `reset_peak_memory`, in MB: of the device, or of the whole process on a CPU.
-
-    None where the system does not tell.
-    """
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
 
 
 def _row(options: argparse.Namespace, study: Study, result: dict[str, Any], directory: Path, full: str,

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from src.errors import SettingError, nearest
 
 Auto = Literal["auto"]
+Regime = Literal["full", "freeze_first", "embedding_and_last", "first_layers", "remove_heads"]
+REGIMES: tuple[str, ...] = typing.get_args(Regime)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Optim:
 class Finetune:
     """How much of the encoder learns (see src.finetune); all but "full" want an encoder with attention layers."""
 
-    regime: Literal["full", "freeze_first", "embedding_and_last", "first_layers", "remove_heads"] = "full"
+    regime: Regime = "full"
     layers: int = 9  # of freeze_first and first_layers
     heads: tuple[tuple[int, int], ...] = ()  # (layer, head) from 0 that remove_heads takes out
     remove: int = 0  # or that many of the least important, measured before the first step

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from src.config import REGIMES
 from src.errors import SettingError
 
-REGIMES = ("full", "freeze_first", "embedding_and_last", "first_layers", "remove_heads")
 Head = tuple[int, int]  # layer and head, from 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from src import bench, bench_cases, bench_meters, bench_peer, bench_worker, experiments
+from src import bench, bench_cases, bench_meters, bench_peer, bench_table, bench_worker, experiments
 from src.competition import open_competition
 from src.config import Features, override, part
 from src.errors import InputError, RunError, SettingError
@@ -389,12 +389,12 @@ def test_a_store_that_is_there_is_used(course_dir, workspace, here, monkeypatch)
 
 
 def test_the_numbers_of_a_row_and_of_the_table():
-    base = bench.Row("train", "base", "crops/s", values=[10.0, 30.0, 20.0])
-    row = bench.Row("train", "ours", "crops/s", values=[5.0, 5000.0, 50.0], beside={"base": base}, flops=2e12,
-                    matrix_row=bench.Row("train", "matrix product", "TFLOP/s", values=[400.0]))
+    base = bench_table.Row("train", "base", "crops/s", values=[10.0, 30.0, 20.0])
+    row = bench_table.Row("train", "ours", "crops/s", values=[5.0, 5000.0, 50.0], beside={"base": base}, flops=2e12,
+                    matrix_row=bench_table.Row("train", "matrix product", "TFLOP/s", values=[400.0]))
     row.peak_mb = 1234.4
     assert (row.median, row.ratios, row.part_of_matrix_rate) == (50.0, {"base": 2.5}, 0.25)
-    header, first, second = bench.table([base, row])
+    header, first, second = bench_table.table([base, row])
     assert " ".join(second.split()) == ("train ours 50.0 5.00 5,000 crops/s 1,234 2.5 x base, "
                                         "25.0% of the matrix product")
     assert first.index("20.0") == second.index("50.0") == header.index("median") + 2
@@ -404,7 +404,7 @@ def test_a_precision_is_recommended_only_beyond_the_spread(course_dir):
     measured = bench.Bench(open_competition(course_dir), "cpu", 3, 1.0, {})
     assert measured.advice("course") == ""
     for precision, values in (("float32", [10.0, 11.0, 12.0]), ("bfloat16", [20.0, 22.0, 24.0])):
-        measured.rows.append(bench.Row("train", f"course, {precision}", "crops/s", values=values))
+        measured.rows.append(bench_table.Row("train", f"course, {precision}", "crops/s", values=values))
     assert measured.advice("course") == "course: --set train.precision=bfloat16 trains 2.00 times as fast"
     measured.rows[0] = replace(measured.rows[0], values=[10.0, 11.0, 21.0])
     assert "neither" in measured.advice("course")

@@ -14,10 +14,12 @@ import soundfile
 from conftest import voice, write_audio, write_table
 
 from src import make_competition as module
+from src import speaker_split
 from src.competition import open_competition
 from src.corpus import open_corpus
 from src.errors import InputError, RunError, SettingError
-from src.make_competition import Split, make_competition
+from src.make_competition import make_competition
+from src.speaker_split import Split
 from src.submit import local_score
 
 
@@ -145,7 +147,7 @@ def test_splits_by_sessions_are_found_whenever_there_are_any():
         sizes = rng.integers(1, 6, rng.integers(1, 6)).tolist()
         recordings = [module.Recording(None, "x", f"s{i}", f"{k}") for i, size in enumerate(sizes) for k in range(size)]
         num_train, num_test = ((None, None), tuple(rng.integers(1, 8, 2).tolist()))[int(rng.integers(2))]
-        split = module._split(recordings, num_train, num_test, rng)
+        split = speaker_split._split(recordings, num_train, num_test, rng)
         subsets = [sum(c) for n in range(len(sizes) + 1) for c in itertools.combinations(sizes, n)]
         possible = [s for s in subsets if s >= (num_test or 1) and sum(sizes) - s >= (num_train or 1)]
         found[isinstance(split, Split)] += 1
