@@ -25,9 +25,14 @@ def zero_padding(frames: Tensor, lengths: Tensor | None) -> Tensor:
         return frames
     if torch.is_grad_enabled() or frames.device.type != "cpu" or torch.compiler.is_compiling():
         return frames.masked_fill(_padding(lengths, frames), 0.0)
-    first = min(int(lengths.min()), frames.shape[1])
-    frames = frames.clone()
-    frames[:, first:].masked_fill_(_padding(lengths - first, frames[:, first:]), 0.0)
+    return zero_padding_(frames.clone(), lengths)
+
+
+def zero_padding_(frames: Tensor, lengths: Tensor | None) -> Tensor:
+    """Set padded frames of `frames` (B, T, ...) to zero in place, and return it."""
+    if lengths is not None:
+        first = min(int(lengths.min()), frames.shape[1])
+        frames[:, first:].masked_fill_(_padding(lengths - first, frames[:, first:]), 0.0)
     return frames
 
 
