@@ -14,6 +14,7 @@ from src.encoders.campplus import segment_mean
 from src.encoders.layers import Conv1d, Dropout, Linear, attend
 from src.encoders.transformer import TransformerLayer
 from src.errors import SettingError
+from src.masking import zero_padding
 from src.parts import build, catalogue
 
 INPUT_DIM = 12
@@ -138,6 +139,10 @@ def test_encoder_state_round_trip_and_bfloat16(name, kwargs):
     assert not torch.equal(second(frames, lengths)[0], expected)
     second.load_state_dict(first.state_dict())
     assert torch.equal(second(frames, lengths)[0], expected)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        rough, _ = second(frames, lengths)
+    difference = zero_padding(rough - expected, encoded_lengths)
+    assert difference.norm() < 0.05 * zero_padding(expected, encoded_lengths).norm()
     pooling = build("pooling", part("attentive_statistics"), first.output_dim)
     head = build("head", part("aam_softmax"), pooling.output_dim, NUM_SPEAKERS)
     with torch.autocast("cpu", torch.bfloat16):

@@ -123,16 +123,18 @@ class ResidualBlock2d(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, dropout_p: float = 0.0) -> Tensor:
     """Return scaled dot-product attention of (B, heads, T, dim) tensors to valid frames (Vaswani et al., 2017).
 
+    lengths: of keys and values, which may have another T than the queries.
     torch's fused CPU kernel is slow in bfloat16, and its dropout everywhere: a CPU training step writes the product
-    out (4 times as fast at T = 128), and so, block by block, does inference in bfloat16.
+    out (4 times as fast at T = 128), and so, block by block, does self-attention's inference in bfloat16.
     Elsewhere the fused kernel runs, which never holds the (T, T) weights.
     """
     is_written_out = query.device.type == "cpu" and not torch.compiler.is_compiling()
-    if is_written_out and not torch.is_grad_enabled() and query.dtype == torch.bfloat16:
+    is_inferring = is_written_out and not torch.is_grad_enabled()
+    if is_inferring and query.dtype == torch.bfloat16 and query.shape == key.shape:
         return attend_in_blocks(query, key, value, lengths)
     mask = valid_mask(lengths, key.shape[2])
     mask = mask if mask is None else mask[:, None, None]
-    if not is_written_out or not torch.is_grad_enabled():
+    if is_inferring or not is_written_out:
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
     if mask is not None:
@@ -141,13 +143,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, dr
 
 
 def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return what `attend` returns without dropout, holding at most ATTENTION_BLOCK weights, which stay in the cache.
+    """Return what `attend` returns for as many queries as keys, without dropout.
 
-    A block is some items of the batch, cut behind their longest, or some frames of a long one; sizes are rounded up to
-    BLOCK_FRAMES, for oneDNN compiles each new shape. The weights are exponentials whose sum a column of ones beside the
-    values counts: without the row's largest score taken off first that costs half as much as softmax. Where a sum
-    leaves the range of the numbers, which takes scores beyond 69, the fused kernel does it all again. Keys lie
-    transposed in memory: their product is then a quarter faster.
+    It holds at most ATTENTION_BLOCK weights, which stay in the cache. A block is some items of the batch, cut behind
+    their longest, or some frames of a long one; sizes are rounded up to BLOCK_FRAMES, for oneDNN compiles each new
+    shape. The weights are exponentials whose sum a column of ones beside the values counts: without the row's largest
+    score taken off first that costs half as much as softmax. Where a sum leaves the range of the numbers, which takes
+    scores beyond 69, the fused kernel does it all again. Keys lie transposed in memory: their product is then a
+    quarter faster.
     """
     batch, heads, num_frames, dim = query.shape
     sizes = lengths.tolist() if lengths is not None else [num_frames] * batch
