@@ -14,6 +14,7 @@ from typing import Any
 
 from src import parts
 from src.config import Experiment, flatten, to_json
+from src.encoder_file import hash_weights
 from src.errors import SettingError
 from src.files import digest as digest_of
 from src.workspace import PROJECT_DIR
@@ -118,9 +119,10 @@ def timestamp() -> str:
 def changed(experiment: Experiment, parent: Experiment) -> str:
     """Return "key: old → new; …" of the settings in which two complete experiments differ, repeats aside.
 
+    Weights are shown with the start of their content's digest: other weights may have come to lie at the same path.
     A part that takes another's place brings its own settings: those at their defaults are not listed.
     """
-    new, old = flatten(experiment), flatten(parent)
+    new, old = _by_content(experiment), _by_content(parent)
     differences = []
     for key in dict.fromkeys([*new, *old]):
         if key in REPEATS or (key in new and key in old and new[key] == old[key]):
@@ -130,6 +132,14 @@ def changed(experiment: Experiment, parent: Experiment) -> str:
         elif key in new and not (key not in old and new[key] == _default(key, new)):
             differences.append(f"{key}: {_say(old[key]) if key in old else 'none'} → {_say(new[key])}")
     return "; ".join(differences)
+
+
+def _by_content(experiment: Experiment) -> dict[str, Any]:
+    flat = flatten(experiment)
+    if flat.get("encoder.weights"):
+        content = hash_weights(parts.essential(experiment))["encoder"]["weights"]
+        flat["encoder.weights"] += f" ({content[:8]})"
+    return flat
 
 
 def _default(key: str, flat: Mapping[str, Any]) -> Any:
@@ -148,8 +158,11 @@ def _say(value: Any) -> str:
 
 
 def group(experiment: Experiment) -> str:
-    """Return 8 hex digits that runs share when they differ in nothing but the seed and the machine."""
-    settings = parts.essential(experiment)
+    """Return 8 hex digits that runs share when they differ in nothing but the seed and the machine.
+
+    Raises InputError where encoder.weights is not there.
+    """
+    settings = hash_weights(parts.essential(experiment))
     for key in REPEATS:
         section, _, name = key.rpartition(".")
         (settings.get(section, {}) if section else settings).pop(name, None)

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import hashlib
 import math
 import os
 import subprocess
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from src import ledger, parts
-from src.config import Experiment, Optim, Train, part
+from src.config import Experiment, Optim, Train, override, part
 from src.errors import InputError, RunError, SettingError
+from src.experiments import get as named
 from src.kaggle import Submission
 from src.ledger_plot import plot
 from src.ledger_row import COLUMNS, changed, group, make_blend_row, make_row
@@ -387,6 +389,23 @@ def test_a_row_says_what_changed(experiments, path):
     assert found["parent_group"] == group(base)
     failed = make_row(child, competition="vowels", run_id="r", digest="d", result={"status": "failed", "note": "a NaN"})
     assert (failed["status"], failed["note"], failed["parent"]) == ("failed", "a NaN", "base")
+
+
+def test_other_weights_at_the_same_path_are_another_question(tmp_path):
+    file = tmp_path / "encoder.pt"
+    plain = parts.complete_experiment(named("wav2vec2"))
+    said = set()
+    for content in (b"first", b"second", b"first"):
+        file.write_bytes(content)
+        started = override(plain, {"encoder.weights": str(file)})
+        said.add((group(started), changed(started, plain)))
+    assert len(said) == 2
+    assert {hashlib.sha256(hashlib.sha256(content).digest()).hexdigest()[:8] for content in (b"first", b"second")} == {
+        text.split("(")[1].rstrip(")") for _, text in said}
+    assert group(plain) not in {key for key, _ in said}
+    file.unlink()
+    with pytest.raises(InputError, match=r"encoder\.pt"):
+        group(started)
 
 
 def test_the_published_rows_are_those_of_the_publication():
