@@ -19,12 +19,12 @@ def draw(log_path: Path, picture_path: Path, panels: Mapping[str, Sequence[str]]
     with open(log_path, encoding="utf-8", newline="") as file:
         log = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in log]
-    rows = -(-len(panels) // COLUMNS)
-    figure, grid = pyplot.subplots(rows, COLUMNS, figsize=(WIDTH * COLUMNS, HEIGHT * rows), squeeze=False)
+    rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
+    figure, grid = pyplot.subplots(rows, columns, figsize=(WIDTH * columns, HEIGHT * rows), squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    for axes, (name, columns) in zip(grid.flat, panels.items()):
-        drawn = [column for column in columns if column in log[0]]
+    for axes, (name, figures) in zip(grid.flat, panels.items()):
+        drawn = [column for column in figures if column in log[0]]
         for column in drawn:
             axes.plot(steps, [float(row[column]) for row in log], marker=".", markersize=3,
                       label=column.replace("_", " "))
