@@ -1,65 +1,26 @@
 """`python -m src bert_nli --pairs FILE.csv`: BERT on labelled sentence pairs under the five fine-tuning regimes.
 
-Beside the stream: reads a CSV, trains with the loop that all training shares, writes a folder a regime under
-data/runs/<name of the CSV>/ (model.pt, tokenizer.json, report.txt, log.csv, result.json) and a ledger row each. What
-is finished is never done again; what was stopped goes on.
+Beside the stream: this file plans and records the regimes, a folder each under data/runs/<name of the CSV>/ and a
+ledger row; `src.pair_run` trains one. What is finished is never done again; what was stopped goes on.
 """
-
-from __future__ import annotations
 
 import argparse
 import hashlib
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src import ledger
 from src.adapt import has_gpu, usable_cpus
 from src.config import REGIMES
 from src.errors import InputError, SettingError
-from src.files import atomic_open, digest, lock, read_json, write_json
-from src.ledger_row import commit, timestamp
-from src.peak_memory import peak_mb, reset_peak
-from src.text_pairs import (
-    Encoded,
-    Pair,
-    encode,
-    hold_out,
-    label_indices,
-    label_names,
-    load_tokenizer,
-    read_pairs,
-    train_tokenizer,
-)
+from src.files import digest, lock, read_json, write_json
+from src.ledger_row import commit
+from src.pair_study import Study
 from src.workspace import runs_dir
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from src.pair_classifier import PairClassifier
-
 VERSION = 1  # raise it when the code changes what a run computes
-MEASURED_BATCHES = 16  # batches of training pairs on which the heads are measured
-
-
-@dataclass(frozen=True)
-class Study:
-    """What decides a run's result, beside the pairs; `layers` and `remove` are filled in from the size."""
-
-    regime: str = "full"
-    layers: int = 9  # of freeze_first and first_layers
-    heads: tuple[tuple[int, int], ...] = ()  # (layer, head) to remove
-    remove: int = 0  # least important heads to remove, by the measured score
-    size: str = "small"
-    vocab_size: int = 8000
-    max_length: int = 128  # tokens of a pair
-    epochs: int = 5
-    batch_size: int = 32
-    lr: float = 5e-5
-    seed: int = 0
-    threads: int = 1  # of the CPU; with the device they decide the last bits
-    device: str = "cpu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,12 +61,15 @@ def run(options: argparse.Namespace, regime: str) -> dict[str, Any]:
     study = _study(options, regime)
     sources = {name: _file_digest(path) for name, path in _files(options).items()}
     full = digest({"version": VERSION, "files": sources, "study": asdict(study)})
-    directory = runs_dir(options.pairs.stem) / f"{_name(regime)}-{full[:8]}"
+    directory = runs_dir(options.pairs.stem) / f"{study.name}-{full[:8]}"
     with lock(directory / ".lock", f"{directory.name}: another process is training it; waiting"):
         if (directory / "result.json").exists():
             print(f"{directory.name} is there, skipped")
         else:
-            write_json(directory / "result.json", _Fit(options, study, directory).run())
+            from src.pair_run import PairRun
+
+            fitted = PairRun(study, directory, options.pairs, options.valid, _vocab(options), options.weights).run()
+            write_json(directory / "result.json", fitted)
         result = read_json(directory / "result.json")
         if not ledger.contains(full, result["finished"]):
             ledger.append(_row(options, study, result, directory, full, sources))
@@ -178,137 +142,6 @@ def _file_digest(path: Path) -> str:
         raise InputError(f"{path}: {error.strerror}; give the path of a file that is there") from error
 
 
-def _name(regime: str) -> str:
-    return "bert_nli" if regime == "full" else f"bert_nli_{regime}"
-
-
-class _Fit:
-    """One regime: what the loop needs to know of pairs and model."""
-
-    def __init__(self, options: argparse.Namespace, study: Study, directory: Path) -> None:
-        import torch
-
-        from src import finetune
-        from src.loop import step_seed
-        from src.pair_classifier import PairClassifier, load_bert, make_config
-
-        self.study, self.directory, self.device = study, directory, study.device
-        torch.set_num_threads(study.threads)
-        pairs = read_pairs(options.pairs)
-        train, valid = (pairs, read_pairs(options.valid)) if options.valid else hold_out(pairs)
-        self.names = label_names(train)
-        self.labels = {"train": label_indices(train, self.names), "valid": label_indices(valid, self.names)}
-        self.items = self._encode(train, valid, _vocab(options))
-        self.steps_per_epoch = -(-len(train) // study.batch_size)
-        torch.manual_seed(step_seed(study.seed, 0, -1))
-        config = make_config(study.size, self.vocab_size, study.max_length, options.weights)
-        self.model: PairClassifier = PairClassifier(config, len(self.names))
-        if options.weights:
-            load_bert(self.model, options.weights)
-        self.model.to(self.device)
-        finetune.apply(self.model.bert, study.regime, study.layers, study.heads, study.remove)
-        if study.remove:
-            from src.head_importance import remove_least_important
-
-            remove_least_important(self.model.eval(), study.remove, directory,
-                                   range(min(MEASURED_BATCHES, self.steps_per_epoch)), self._losses)
-        print(finetune.describe(self.model, study.regime))
-        self.learning, self.total = finetune.count(self.model)
-
-    def _encode(self, train: list[Pair], valid: list[Pair], vocab: Path | None) -> dict[str, list[Encoded]]:
-        """Return token ids; the tokeniser is kept in the run's folder, from which a resumed run takes it."""
-        kept, size = self.directory / "tokenizer.json", self.study.max_length
-        if kept.exists():
-            tokenizer = load_tokenizer(kept, size)
-        else:
-            tokenizer = load_tokenizer(vocab, size) if vocab else train_tokenizer(train, self.study.vocab_size, size)
-            with atomic_open(kept) as file:
-                file.write(tokenizer.to_str())
-        self.vocab_size = tokenizer.get_vocab_size()
-        return {"train": encode(tokenizer, train), "valid": encode(tokenizer, valid)}
-
-    def run(self) -> dict[str, Any]:
-        """Fit, then save model and report, and return the result."""
-        from src.config import Optim
-        from src.finetune import layers_of
-        from src.loop import Loop
-        from src.pair_classifier import save_classifier
-
-        study, steps = self.study, self.steps_per_epoch * self.study.epochs
-        reset_peak(self.device)
-        loop = Loop(
-            model=self.model, optim=Optim(lr=study.lr, warmup_steps=steps // 10, grad_clip=1.0), steps=steps,
-            loss_of=self._loss_of, directory=self.directory, seed=study.seed, device=self.device,
-            validate=self._validate, valid_every=self.steps_per_epoch, select="best",
-            description=f"{_name(study.regime)} on {self.directory.parent.name}")
-        progress = loop.run()
-        most_mb = peak_mb()
-        train, valid = ((self._logits(part).argmax(1) == self.labels[part]).mean().item() for part in self.items)
-        text = report(self.labels["valid"], self._logits("valid").argmax(1), self.names)
-        with atomic_open(self.directory / "report.txt") as file:
-            file.write(text)
-        print(text)
-        model_path = self.directory / "model.pt"
-        save_classifier(model_path, self.model, self.names, len(layers_of(self.model.bert)))
-        for leftover in ("last.pt", "best.pt"):
-            (self.directory / leftover).unlink(missing_ok=True)
-        return {"regime": study.regime, "learning": self.learning, "params": self.total, "steps": steps,
-                "train": train, "valid": valid, "best_step": progress.best_step, "seconds": progress.seconds,
-                "epoch_s": progress.seconds / study.epochs, "peak_mb": most_mb,
-                "file_mb": model_path.stat().st_size / 1e6, "device": self.device, "finished": timestamp()}
-
-    def _rows(self, step: int) -> np.ndarray:
-        """Return the training pairs of a step: every epoch each pair once, in an order of its own."""
-        import numpy as np
-
-        epoch, at = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.study.seed, epoch]).permutation(len(self.items["train"]))
-        return order[at * self.study.batch_size : (at + 1) * self.study.batch_size]
-
-    def _logits_of(self, step: int) -> tuple[Any, Any]:
-        import torch
-
-        from src.pair_classifier import collate
-
-        rows = self._rows(step)
-        labels = torch.from_numpy(self.labels["train"][rows]).to(self.device)
-        return self.model(*collate([self.items["train"][row] for row in rows], self.device)), labels
-
-    def _losses(self, step: int) -> Any:
-        from torch.nn import functional as F
-
-        logits, labels = self._logits_of(step)
-        return F.cross_entropy(logits, labels, reduction="none")
-
-    def _loss_of(self, step: int) -> dict[str, Any]:
-        from torch.nn import functional as F
-
-        logits, labels = self._logits_of(step)
-        return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
-
-    def _logits(self, part: str) -> np.ndarray:
-        from src.pair_classifier import predict
-
-        return predict(self.model, self.items[part], self.device, self.study.batch_size).numpy()
-
-    def _validate(self, step: int) -> dict[str, float]:
-        from src.logits import accuracy, cross_entropy
-
-        logits = self._logits("valid")
-        return {"valid_metric": accuracy(logits, self.labels["valid"]),
-                "valid_loss": cross_entropy(logits, self.labels["valid"])}
-
-
-def report(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -> str:
-    """Return precision, recall, F1 and support a class, and the confusion matrix (rows: truth), as text."""
-    from sklearn.metrics import classification_report, confusion_matrix
-
-    classes = range(len(names))
-    table = classification_report(labels, predicted, labels=classes, target_names=names, digits=4, zero_division=0)
-    confusion = confusion_matrix(labels, predicted, labels=classes)
-    return f"{table}\nconfusion (rows: truth, columns: predicted)\n{confusion}\n"
-
-
 def _row(options: argparse.Namespace, study: Study, result: dict[str, Any], directory: Path, full: str,
          sources: dict[str, str]) -> dict[str, Any]:
     """Return the run's ledger row: a change of the full regime."""
@@ -326,7 +159,7 @@ def _row(options: argparse.Namespace, study: Study, result: dict[str, Any], dire
         width = read_json(options.weights / "config.json")["hidden_size"]
     return {
         "date": result["finished"], "source": "ours", "stage": "train", "competition": options.pairs.stem,
-        "run_id": f"{directory.parent.name}/{directory.name}", "experiment": _name(study.regime),
+        "run_id": f"{directory.parent.name}/{directory.name}", "experiment": study.name,
         "parent": "" if study.regime == "full" else "bert_nli",
         "changed": "; ".join(f"finetune.{key}: {old} → {new}" for key, (old, new) in differing.items()),
         "encoder": "bert", "d_model": width, "layers": layers, "heads": heads, "pooling": "cls", "head": "linear",

@@ -10,6 +10,7 @@ import torch
 
 from src import bert_nli, finetune, ledger, text_pairs
 from src.errors import InputError, SettingError
+from src.pair_run import report
 from src.text_pairs import Encoded, Pair
 
 needs_transformers = pytest.mark.usefixtures("transformers")
@@ -177,9 +178,9 @@ def test_all_five_regimes_through_the_command(workspace, capsys, monkeypatch):
         assert row["parent"] == ("" if name == "bert_nli" else "bert_nli")
         assert row["parent_group"] == ("" if name == "bert_nli" else rows["bert_nli"]["group"])
         assert row["metric"] == "accuracy"
-        report = (directory / "report.txt").read_text()
-        assert report in said
-        assert all(label in report for label in LABELS)
+        written = (directory / "report.txt").read_text()
+        assert written in said
+        assert all(label in written for label in LABELS)
         assert not (directory / "last.pt").exists()
         model, names = load_classifier(directory / "model.pt")
         assert names == LABELS
@@ -202,7 +203,7 @@ def test_all_five_regimes_through_the_command(workspace, capsys, monkeypatch):
 
 def test_the_report_counts_as_by_hand():
     labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
-    text = bert_nli.report(labels, predicted, LABELS)
+    text = report(labels, predicted, LABELS)
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
     assert lines["contradiction"] == ["0.6667", "0.6667", "0.6667", "3"]
     assert lines["entailment"] == ["0.6667", "1.0000", "0.8000", "2"]
