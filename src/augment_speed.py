@@ -55,7 +55,9 @@ class MelSpeed(SpeedCopies):
 
     def apply(self, inputs: Tensor, lengths: Tensor | None, factor_index: Tensor) -> Tensor:
         """Return log-mels (B, T, F) at the speeds `factors[factor_index]`, (B,) int64."""
-        tempo = torch.tensor(self.factors, device=inputs.device)[factor_index][:, None]
+        tempo = torch.ones(len(inputs), 1, device=inputs.device)
+        for index, factor in enumerate(self.factors):
+            tempo = tempo.masked_fill((factor_index == index)[:, None], factor)
         retimed = Tempo.apply(inputs, lengths, tempo)
         result = inputs
         for index, factor in enumerate(self.factors[1:], start=1):

@@ -8,6 +8,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from src.store import Store
 
-WARMUP_STEPS = 3  # of every measurement of training: allocator, caches, compiled kernels
+WARMUP_STEPS = 5  # of every measurement of training: allocator, caches, compiled kernels, the capture of a graph
 WAIT_EVERY = 100  # pieces of work: a GPU is asked so seldom that it never idles, often enough to stop in time
 
 
@@ -84,11 +85,11 @@ class Steps:
         num_steps = max(2, round(seconds * self.last_rate / batch_size))
         times = []
 
-        def loss_of(step: int) -> dict[str, "Tensor"]:
+        def timed(work: Callable[[int], dict[str, "Tensor"]], step: int) -> dict[str, "Tensor"]:
             if step == WARMUP_STEPS:
                 _wait(fold.train.device)
                 times.append(time.perf_counter())
-            return fold.loss_of(step)
+            return work(step)
 
         def validate(step: int) -> dict[str, float]:  # the loop has waited for the device to sum up
             times.append(time.perf_counter())
@@ -96,22 +97,29 @@ class Steps:
 
         steps = WARMUP_STEPS + num_steps
         with tempfile.TemporaryDirectory(dir=workspace_dir()) as directory, silence():
-            Loop(model=fold.model, optim=fold.experiment.optim, steps=steps, loss_of=loss_of, directory=Path(directory),
+            Loop(model=fold.model, optim=fold.experiment.optim, steps=steps, loss_of=partial(timed, fold.loss_of),
+                 gradients_of=partial(timed, fold.gradients_of) if fold.captured else None, directory=Path(directory),
                  seed=fold.experiment.seed, fold=fold.fold, device=fold.train.device, validate=validate,
                  valid_every=steps).run()
         self.last_rate = num_steps * batch_size / (times[1] - times[0])
         return self.last_rate
 
     def flops_per_crop(self) -> float:
-        """Return the floating-point operations of one crop's forward and backward pass, a multiply-add as two."""
+        """Return the floating-point operations of one crop's forward and backward pass, a multiply-add as two.
+
+        Those that the model needs: in evaluation mode and not compiled it takes no detour for a GPU's sake.
+        """
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
         backward = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
-        self.fold.model.train()
+        fold = self.fold
+        fold.model.eval()
+        kept, fold.shared_model = fold.shared_model, fold.model
         with FlopCounterMode(display=False, custom_mapping=backward) as counter:
-            self.fold.loss_of(0)["loss"].backward()
-        return counter.get_total_flops() / self.fold.train.batch_size
+            fold.loss_of(0)["loss"].backward()
+        fold.shared_model = kept
+        return counter.get_total_flops() / fold.train.batch_size
 
 
 class Predictions:

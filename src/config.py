@@ -103,6 +103,7 @@ class Train:
     select: Literal["best", "last"] = "best"  # which weights a fold keeps
     precision: Literal["float32", "bfloat16"] | Auto = "auto"  # autocast of the forward pass
     compile: bool = False  # torch.compile of the model
+    capture: bool = True  # on a GPU, an encoder of log-mels: forward and backward pass as one CUDA graph
     threads: int | Auto = "auto"  # CPU threads of a process
     processes: int = 1  # that share every batch: as many as torchrun has started
     device: Literal["cpu", "cuda"] | Auto = "auto"

@@ -77,8 +77,9 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 class Loop:
     """Minimise a loss over `steps` steps.
 
-    loss_of(step) returns {"loss": scalar tensor with a graph, other scalars to log}. validate(step), called every
-    `valid_every` steps (0: never) and at the end, returns {"valid_metric": larger is better, other numbers to log}.
+    loss_of(step) returns {"loss": scalar tensor with a graph, other scalars to log}; gradients_of(step), where it is
+    given, is called instead and has done the backward pass too. validate(step), called every `valid_every` steps (0:
+    never) and at the end, returns {"valid_metric": larger is better, other numbers to log}.
     directory receives last.pt while running, best.pt where `select` is "best", and log.csv.
     """
 
@@ -90,6 +91,7 @@ class Loop:
     seed: int
     fold: int = 0
     device: str = "cpu"
+    gradients_of: Callable[[int], dict[str, Tensor]] | None = None
     validate: Callable[[int], dict[str, float]] | None = None
     valid_every: int = 0
     select: str = "last"
@@ -114,7 +116,7 @@ class Loop:
             while progress.step < self.steps:
                 self._step(progress.step, optimiser, device_sums)
                 if average:
-                    average.update(self.model)
+                    average.update()
                 progress.num_summed += 1
                 progress.step += 1
                 bar.update()
@@ -139,7 +141,7 @@ class Loop:
         if self.select == "best" and progress.best_step:
             self.model.load_state_dict(self._read("best.pt"))
         elif average:
-            average.swap(self.model)
+            average.swap()
         return progress
 
     def _step(self, step: int, optimiser: torch.optim.Optimizer, device_sums: dict[str, Tensor]) -> None:
@@ -147,15 +149,21 @@ class Loop:
         torch.manual_seed(step_seed(self.seed, self.fold, step) + distributed.rank())
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.optim)
-        self.model.train()
-        values = self.loss_of(step)
-        optimiser.zero_grad(set_to_none=True)
-        values["loss"].backward()
+        if not self.model.training:  # to ask every module takes a millisecond
+            self.model.train()
+        values = (self.gradients_of or self._gradients)(step)
         if self.optim.grad_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
         optimiser.step()
         for name, value in values.items():
             device_sums[name] = device_sums.get(name, 0.0) + value.detach().double()
+
+    def _gradients(self, step: int) -> dict[str, Tensor]:
+        """Return what loss_of does, after the backward pass."""
+        values = self.loss_of(step)
+        self.model.zero_grad(set_to_none=True)
+        values["loss"].backward()
+        return values
 
     def _fetch(self, progress: Progress, device_sums: dict[str, Tensor]) -> None:
         """Bring the sums over to the host (the loop's one synchronisation) and stop on a loss that is not finite."""
@@ -171,7 +179,7 @@ class Loop:
         progress.sums, progress.num_summed = {}, 0
         if self.validate and self.valid_every:
             if average:
-                average.swap(self.model)
+                average.swap()
             self.model.eval()
             row |= distributed.told(self.validate(progress.step) if distributed.is_main() else None)
             if row["valid_metric"] > progress.best_metric:
@@ -179,7 +187,7 @@ class Loop:
                 if self.select == "best":
                     self._write("best.pt", self.model.state_dict())
             if average:
-                average.swap(self.model)
+                average.swap()
         progress.log.append(row)
         if not distributed.is_main():
             return

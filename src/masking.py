@@ -57,6 +57,29 @@ def strided_lengths(lengths: Tensor | None, kernel: int, stride: int, padding: i
     return torch.div(lengths + 2 * padding - kernel, stride, rounding_mode="floor").add(1).clamp_min(1)
 
 
+def _gathers(frames: Tensor) -> bool:
+    """Return whether valid frames are cheaply gathered: not on a GPU, which would wait to learn how many they are."""
+    return frames.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _normalised(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor, mask: Tensor) -> Tensor:
+    """Return `values` (..., C) in training mode of `norm`, with the statistics of those under `mask` (..., 1).
+
+    The running statistics move as torch's own do. Every shape is known beforehand and nothing waits for the device.
+    """
+    kept, dims = mask.float(), tuple(range(values.dim() - 1))
+    exact = values.float()
+    count = kept.expand(*values.shape[:-1], 1).sum()
+    mean = (exact * kept).sum(dims) / count
+    variance = ((exact - mean).square() * kept).sum(dims) / count
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), norm.momentum)
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight
+    return ((exact - mean) * scale + norm.bias).to(values.dtype)
+
+
 class MaskedBatchNorm1d(nn.BatchNorm1d):
     """Batch norm over (B, T, D) or (B, D) whose statistics leave padded frames out (Ioffe & Szegedy, 2015)."""
 
@@ -66,6 +89,8 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
             return super().forward(frames)
         if self.training and lengths is not None:
             mask = valid_mask(lengths, frames.shape[1])
+            if not _gathers(frames):
+                return _normalised(self, frames, mask[..., None])
             normed = torch.zeros_like(frames)
             normed[mask] = super().forward(frames[mask]).to(frames.dtype)
             return normed
@@ -85,6 +110,8 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         if not self.training or lengths is None:
             return super().forward(maps)
         mask = valid_mask(lengths, maps.shape[2])
+        if not _gathers(maps):
+            return _normalised(self, maps.movedim(1, -1), mask[..., None, None]).movedim(-1, 1)
         frames = maps.permute(0, 2, 1, 3)
         normed = torch.zeros_like(frames)
         normed[mask] = super().forward(frames[mask].unsqueeze(3)).squeeze(3).to(frames.dtype)

@@ -36,19 +36,20 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
-        self.average = {name: value.detach().clone() for name, value in _floating(model).items()}
+        self.weights = _floating(model)  # listed once: to walk through a model takes a millisecond
+        self.average = {name: value.detach().clone() for name, value in self.weights.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Move the average towards the model's present weights."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        torch._foreach_lerp_(list(self.average.values()), list(_floating(model).values()), 1.0 - decay)
+        torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1.0 - decay)
 
     @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
+    def swap(self) -> None:
         """Exchange the model's weights and the average: once before a validation, once after."""
-        for name, value in _floating(model).items():
+        for name, value in self.weights.items():
             kept = value.detach().clone()
             value.copy_(self.average[name])
             self.average[name].copy_(kept)

@@ -22,6 +22,7 @@ from torch import Tensor
 from src.batch import Batch
 from src.errors import RunError, SettingError
 from src.files import read_json
+from src.masking import zero_padding
 
 DTYPES = {"logmel": np.float16, "cepstra": np.float32, "waveform": np.int16}
 FOLD_SEED = 0  # never an experiment's seed: every run of a competition shares its folds
@@ -82,6 +83,11 @@ class Store:
                    columns["text"], np.flatnonzero(is_train), np.flatnonzero(~is_train), offsets, num_frames, frames,
                    torch.from_numpy(frames))
 
+    @functools.cached_property
+    def shortest(self) -> int:
+        """Return the length of the shortest utterance in frames (samples for waveforms)."""
+        return int(self.num_frames.min(initial=np.iinfo(np.int64).max))
+
     @property
     def hop_length(self) -> int:
         """Return the samples between two frames that a model makes of a stored waveform."""
@@ -100,8 +106,9 @@ class Store:
     def crops(self, rows: Sequence[int], starts: Sequence[int], num_frames: int) -> Batch:
         """Return crops of `num_frames` frames (samples for waveforms), one a row, from `starts`.
 
-        A shorter utterance starts at 0 and is padded with zeros. lengths is None when every crop is full. Raises
-        IndexError for a start from which the crop would leave its utterance.
+        A shorter utterance starts at 0 and is padded with zeros. lengths is None when every crop is full; on a GPU,
+        whose batches are all alike, when every utterance would fill one. Raises IndexError for a start from
+        which the crop would leave its utterance.
         """
         rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
         lengths = np.minimum(self.num_frames[rows], num_frames)
@@ -110,6 +117,8 @@ class Store:
         if len(rows) and ((lengths < num_frames) & (starts > 0)).any():
             raise IndexError("a crop of an utterance shorter than the crop starts at 0")
         first = self.offsets[rows] + starts
+        if self.flat.device.type != "cpu":
+            return self._gathered(rows, first, lengths, num_frames)
         num_windows = len(self.flat) - num_frames + 1
         if num_windows < 1:
             return self._padded(rows, first, lengths, num_frames)
@@ -183,6 +192,17 @@ class Store:
         for i, (begin, length) in enumerate(zip(first.tolist(), lengths.tolist())):
             inputs[i, :length] = self.flat[begin : begin + length]
         return self._batch(rows, inputs.div_(32768) if self.kind == "waveform" else inputs, lengths)
+
+    def _gathered(self, rows: np.ndarray, first: np.ndarray, lengths: np.ndarray, num_frames: int) -> Batch:
+        """Return crops by one gather on the device, which nothing waits for."""
+        device, padded = self.flat.device, self.shortest < num_frames or bool((lengths < num_frames).any())
+        numbers = torch.from_numpy(np.stack([first, lengths, self.labels[rows]])).to(device, non_blocking=True)
+        place = torch.arange(num_frames, device=device)
+        at = numbers[0][:, None] + place
+        inputs = self._float(self.flat[at.clamp_max(len(self.flat) - 1) if padded else at])
+        if padded:
+            inputs = zero_padding(inputs, numbers[1])
+        return Batch(inputs, numbers[1] if padded else None, None if (self.labels[rows] < 0).any() else numbers[2])
 
     def _float(self, stored: Tensor) -> Tensor:
         return stored.float().div_(32768) if self.kind == "waveform" else stored.float()

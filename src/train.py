@@ -17,6 +17,7 @@ from src import distributed, finetune
 from src.allocator import keep_large_blocks
 from src.augment import Augmentation, check_kinds
 from src.augment_speed import SpeedCopies
+from src.batch import Batch
 from src.config import to_json
 from src.evaluate import autocast, predict
 from src.files import digest, read_json, write_json
@@ -25,7 +26,7 @@ from src.ledger_row import timestamp
 from src.logits import accuracy, cross_entropy, save_logits
 from src.loop import Loop, step_seed
 from src.model import SpeakerModel, num_parameters, save_model
-from src.parts import build
+from src.parts import build, lookup
 from src.plan import Plan
 from src.pseudo_labels import read_pseudo_labels
 from src.sampler import CropSampler
@@ -115,6 +116,7 @@ class _Fold:
         self.model = SpeakerModel(self.experiment, store.kind, store.dim, len(store.speakers), num_copies)
         self.model.to(self.train.device)
         self.shared_model = self.model
+        self.generator = torch.Generator(self.train.device)
         chosen = self.experiment.finetune
         if chosen.remove:
             remove_least_important(self.model.eval(), chosen.remove, self.directory, range(MEASURED_STEPS),
@@ -125,14 +127,20 @@ class _Fold:
         if self.train.compile:
             from src.compiler import compiled
 
-            self.shared_model = compiled(self.shared_model, self.train.device)
+            self.shared_model = compiled(self.shared_model)
+        self.captured = None
+        takes_frames = lookup("encoder", self.experiment.encoder.name).takes == "frames"
+        if self.train.capture and self.train.device == "cuda" and takes_frames and distributed.world_size() == 1:
+            from src.cuda_graph import CapturedGradients
+
+            self.captured = CapturedGradients(self.model, self.losses_of, self.generator)
 
     def run(self, report: Report | None) -> None:
         """Fit, then save model, logits and result, the result last."""
         loop = Loop(
             model=self.model, optim=self.experiment.optim, steps=self.train.steps, loss_of=self.loss_of,
-            directory=self.directory, seed=self.experiment.seed, fold=self.fold, device=self.train.device,
-            validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
+            gradients_of=self.gradients_of if self.captured else None, directory=self.directory,
+            seed=self.experiment.seed, fold=self.fold, device=self.train.device, validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
             description=self.name)
         progress = loop.run()
         if not distributed.is_main():
@@ -155,17 +163,27 @@ class _Fold:
 
     def loss_of(self, step: int) -> dict[str, Tensor]:
         """Return loss and accuracy of the step's crops, augmented."""
+        return self.losses_of(self.crops_of(step))
+
+    def gradients_of(self, step: int) -> dict[str, Tensor]:
+        """Return what loss_of does, the backward pass done, from a CUDA graph."""
+        return self.captured(self.crops_of(step))
+
+    def crops_of(self, step: int) -> Batch:
+        """Return the step's crops, with the random numbers and the margin that are due for it."""
         size = self.train.batch_size
         rows, starts = self.sampler.take(*distributed.share(step * size, size))
-        batch = self.store.crops(rows, starts, self.train.crop_frames * self.unit).to(self.train.device)
-        seed = step_seed(self.experiment.seed, self.fold, step) + distributed.rank()
-        generator = torch.Generator(self.train.device).manual_seed(seed)
+        self.generator.manual_seed(step_seed(self.experiment.seed, self.fold, step) + distributed.rank())
+        self.model.head.set_progress(step / self.train.steps)
+        return self.store.crops(rows, starts, self.train.crop_frames * self.unit).to(self.train.device)
+
+    def losses_of(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss and accuracy of crops after augmentation."""
+        generator = self.generator
         inputs, lengths, labels = batch.inputs, batch.lengths, batch.labels
         inputs, labels = self.augmented(self.waveform_augmentations, inputs, lengths, labels, generator)
         frames, lengths = self.model.extract(inputs, lengths)
         frames, labels = self.augmented(self.frame_augmentations, frames, lengths, labels, generator)
-        if hasattr(self.model.head, "set_progress"):
-            self.model.head.set_progress(step / self.train.steps)
         if not self.train.mixup:
             with autocast(self.train):
                 logits = self.shared_model(frames, lengths, labels)

@@ -114,11 +114,11 @@ def test_the_weight_average_is_the_formula(tmp_path):
     for n in range(6):
         with torch.no_grad():
             model.weight.add_(torch.randn_like(model.weight))
-        average.update(model)
+        average.update()
         decay = min(0.5, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     now = model.weight.detach().clone()
-    average.swap(model)
+    average.swap()
     torch.testing.assert_close(model.weight.detach(), expected)
-    average.swap(model)
+    average.swap()
     assert torch.equal(model.weight.detach(), now)

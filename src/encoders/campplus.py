@@ -36,7 +36,7 @@ def segment_mean(frames: Tensor, lengths: Tensor | None, segment_frames: int) ->
     num_segments = (num_frames + segment_frames - 1) // segment_frames  # ONNX divides negative numbers towards zero
     padded = F.pad(zero_padding(frames, lengths), (0, 0, 0, num_segments * segment_frames - num_frames))
     sums = padded.view(batch_size, num_segments, segment_frames, dim).sum(2)
-    ends = lengths[:, None] if lengths is not None else torch.tensor([[num_frames]], device=frames.device)
+    ends = lengths[:, None] if lengths is not None else torch.full((1, 1), num_frames, device=frames.device)
     starts = torch.arange(num_segments, device=frames.device) * segment_frames
     counts = (ends - starts).clamp(1, segment_frames)  # at least 1: a segment of padding alone divides zero by one
     means = sums / counts[..., None].to(frames.dtype)
