@@ -8,7 +8,7 @@ from torch import nn
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """Return `model` compiled at its first call, or as it is, with a message, where there is no C++ compiler.
+    """Return `model` compiled for each shape that it meets, or as it is, with a message, where there is no C++ compiler.
 
     Compiled code is kept in the user's cache by torch and found again by the next run.
     """
@@ -16,4 +16,4 @@ def compiled(model: nn.Module) -> nn.Module:
     if not any(shutil.which(name) for name in compilers):
         print(f"train.compile: no C++ compiler ({', '.join(compilers)}) found; training goes on without it", flush=True)
         return model
-    return torch_compile(model)
+    return torch_compile(model, dynamic=False)

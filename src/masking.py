@@ -67,17 +67,18 @@ def _normalised(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor, mask: Ten
 
     The running statistics move as torch's own do. Every shape is known beforehand and nothing waits for the device.
     """
-    kept, dims = mask.float(), tuple(range(values.dim() - 1))
-    exact = values.float()
-    count = kept.expand(*values.shape[:-1], 1).sum()
-    mean = (exact * kept).sum(dims) / count
-    variance = ((exact - mean).square() * kept).sum(dims) / count
+    exact = values.float().masked_fill(~mask, 0.0)
+    spread, mean = torch.var_mean(exact, tuple(range(values.dim() - 1)), correction=0)  # zeros of padding among them
+    count = mask.sum() * (values[..., :1].numel() // mask.numel())
+    weight = (values[..., 0].numel() / count).float()
+    square, mean = (spread + mean.square()) * weight, mean * weight
+    variance = (square - mean.square()).clamp_min(0.0)
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), norm.momentum)
     scale = torch.rsqrt(variance + norm.eps) * norm.weight
-    return ((exact - mean) * scale + norm.bias).to(values.dtype)
+    return torch.addcmul(norm.bias - mean * scale, exact, scale).to(values.dtype)
 
 
 class MaskedBatchNorm1d(nn.BatchNorm1d):

@@ -103,12 +103,12 @@ class Store:
         whole[rows] = labels
         return replace(self, labels=whole)
 
-    def crops(self, rows: Sequence[int], starts: Sequence[int], num_frames: int) -> Batch:
+    def crops(self, rows: Sequence[int], starts: Sequence[int], num_frames: int, repeat: bool = False) -> Batch:
         """Return crops of `num_frames` frames (samples for waveforms), one a row, from `starts`.
 
-        A shorter utterance starts at 0 and is padded with zeros. lengths is None when every crop is full; on a GPU,
-        whose batches are all alike, when every utterance would fill one. Raises IndexError for a start from
-        which the crop would leave its utterance.
+        A shorter utterance starts at 0 and is padded with zeros, or, with `repeat`, begins again and again. lengths is
+        None when every crop is full; on a GPU, whose batches are all alike, when every utterance would fill one.
+        Raises IndexError for a start from which the crop would leave its utterance.
         """
         rows, starts = np.asarray(rows, np.int64), np.asarray(starts, np.int64)
         lengths = np.minimum(self.num_frames[rows], num_frames)
@@ -118,10 +118,10 @@ class Store:
             raise IndexError("a crop of an utterance shorter than the crop starts at 0")
         first = self.offsets[rows] + starts
         if self.flat.device.type != "cpu":
-            return self._gathered(rows, first, lengths, num_frames)
+            return self._gathered(rows, first, lengths, num_frames, repeat)
         num_windows = len(self.flat) - num_frames + 1
         if num_windows < 1:
-            return self._padded(rows, first, lengths, num_frames)
+            return self._gathered(rows, first, lengths, num_frames, repeat)
         # Every window of the flat array as a row of an overlapping view: one gather of contiguous blocks, 1 M crops/s
         # of 128 x 40 on a CPU core, where a gather frame by frame gives 0.3 M and a loop over slices 0.03 M.
         step = self.dim or 1
@@ -131,8 +131,10 @@ class Store:
         inputs = inputs.view(len(rows), num_frames, self.dim) if self.dim else inputs
         for i in np.flatnonzero(lengths < num_frames):  # what lies behind a short utterance is another one
             inputs[i] = 0
-            inputs[i, : lengths[i]] = self._float(self.flat[first[i] : first[i] + lengths[i]])
-        return self._batch(rows, inputs, lengths)
+            whole = self._float(self.flat[first[i] : first[i] + lengths[i]])
+            for begin in range(0, num_frames if repeat else 1, lengths[i]):
+                inputs[i, begin : begin + lengths[i]] = whole[: num_frames - begin]
+        return self._batch(rows, inputs, np.full_like(lengths, num_frames) if repeat else lengths)
 
     def utterances(self, rows: Sequence[int], multiple: int = 1) -> Batch:
         """Return whole utterances, padded with zeros to the longest, and to a multiple of so many frames (samples)."""
@@ -193,16 +195,20 @@ class Store:
             inputs[i, :length] = self.flat[begin : begin + length]
         return self._batch(rows, inputs.div_(32768) if self.kind == "waveform" else inputs, lengths)
 
-    def _gathered(self, rows: np.ndarray, first: np.ndarray, lengths: np.ndarray, num_frames: int) -> Batch:
+    def _gathered(self, rows: np.ndarray, first: np.ndarray, lengths: np.ndarray, num_frames: int,
+                  repeat: bool) -> Batch:
         """Return crops by one gather on the device, which nothing waits for."""
-        device, padded = self.flat.device, self.shortest < num_frames or bool((lengths < num_frames).any())
+        device = self.flat.device
         numbers = torch.from_numpy(np.stack([first, lengths, self.labels[rows]])).to(device, non_blocking=True)
         place = torch.arange(num_frames, device=device)
-        at = numbers[0][:, None] + place
-        inputs = self._float(self.flat[at.clamp_max(len(self.flat) - 1) if padded else at])
-        if padded:
+        is_padded = not repeat and self.shortest < num_frames
+        at = (numbers[0][:, None] + place).clamp_max(len(self.flat) - 1)
+        if repeat:
+            at = numbers[0][:, None] + place % numbers[1][:, None]
+        inputs = self._float(self.flat[at])
+        if is_padded:
             inputs = zero_padding(inputs, numbers[1])
-        return Batch(inputs, numbers[1] if padded else None, None if (self.labels[rows] < 0).any() else numbers[2])
+        return Batch(inputs, numbers[1] if is_padded else None, None if (self.labels[rows] < 0).any() else numbers[2])
 
     def _float(self, stored: Tensor) -> Tensor:
         return stored.float().div_(32768) if self.kind == "waveform" else stored.float()

@@ -20,7 +20,8 @@ AUGMENTATIONS = [(name, kind) for name, item in catalogue("augment").items() for
 def losses(directory, workspace, monkeypatch, capture, **changes):
     """Return the loss after each step of a run on the GPU, and its test logits."""
     plan = plan_of(directory, **{"train.device": "cuda", "train.capture": capture, "train.precision": "float32",
-                                 "train.valid_every": 1, "train.steps": STEPS, "folds": 1, **changes})
+                                 "train.valid_every": 1, "train.steps": STEPS, "folds": 1, "optim.lr": 1e-5,
+                                 **changes})
     run(plan, Store.open(plan.store_dir))
     rows = (plan.directory / "fold_0" / "log.csv").read_text().splitlines()
     column = rows[0].split(",").index("loss")

@@ -9,12 +9,13 @@ import torchaudio
 from torch import nn
 from torch.nn import functional as F
 
+from src import masking
 from src.config import part
 from src.encoders.campplus import segment_mean
-from src.encoders.layers import Conv1d, Dropout, Linear, attend
+from src.encoders.layers import Conv1d, Dropout, Linear, attend, banded_product
 from src.encoders.transformer import TransformerLayer
 from src.errors import SettingError
-from src.masking import zero_padding
+from src.masking import MaskedBatchNorm1d, MaskedBatchNorm2d, valid_mask, zero_padding
 from src.parts import build, catalogue
 
 INPUT_DIM = 12
@@ -221,6 +222,37 @@ def test_convolution_and_linear_equal_torch():
         torch.testing.assert_close(conv(frames), nn.Conv1d.forward(conv, frames.transpose(1, 2)).transpose(1, 2))
     layer = Linear(8, 6)
     torch.testing.assert_close(layer(frames), nn.Linear.forward(layer, frames))
+
+
+@pytest.mark.parametrize("kernel", [1, 5, 31])
+def test_a_product_with_band_matrices_is_the_depthwise_convolution(kernel):
+    frames, weight = torch.randn(3, 20, 6).double().requires_grad_(), torch.randn(6, kernel).double().requires_grad_()
+    found = banded_product(frames, weight)
+    expected = F.conv1d(frames.transpose(1, 2), weight[:, None], padding=kernel // 2, groups=6).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
+    slope = torch.randn_like(found)
+    gradients = [torch.autograd.grad((product * slope).sum(), (frames, weight)) for product in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("norm_type", [MaskedBatchNorm1d, MaskedBatchNorm2d])
+def test_masked_batch_norm_without_a_gather_is_the_one_with(norm_type, monkeypatch):
+    lengths = torch.tensor([3, 9, 1, 7])
+    shape = (4, 9, 5) if norm_type is MaskedBatchNorm1d else (4, 5, 9, 6)
+    mask = valid_mask(lengths, 9)[:, :, None] if len(shape) == 3 else valid_mask(lengths, 9)[:, None, :, None]
+    inputs, outcomes = 2 + 3 * torch.randn(shape), []
+    slope = torch.randn(shape).masked_fill(~mask, 0)
+    for gathers in (True, False):
+        monkeypatch.setattr(masking, "_gathers", lambda _, gathers=gathers: gathers)
+        torch.manual_seed(1)
+        norm = shake(norm_type(5)).train()
+        values = inputs.clone().requires_grad_()
+        normed = norm(values, lengths).masked_fill(~mask, 0)
+        (normed * slope).sum().backward()
+        outcomes.append((normed, values.grad.masked_fill(~mask, 0), norm.weight.grad, norm.bias.grad,
+                         norm.running_mean, norm.running_var, norm.num_batches_tracked))
+    for one, other in zip(*outcomes):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_draws_its_probability_and_keeps_the_mean():

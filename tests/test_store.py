@@ -52,6 +52,27 @@ def test_crops_are_slices_and_short_utterances_are_padded(store, place):
     assert held.crops(store.train_rows, np.zeros(18, int), 4).labels.tolist() == store.labels[store.train_rows].tolist()
 
 
+@pytest.mark.parametrize("repeat", [False, True])
+def test_crops_gathered_as_on_a_gpu_are_those_of_the_windows(store, repeat):
+    rows = store.train_rows
+    for size in (int(store.num_frames.min()), int(store.num_frames.max()) - 1, 2 * int(store.num_frames.max()) + 1):
+        lengths = np.minimum(store.num_frames[rows], size)
+        starts = store.num_frames[rows] - lengths
+        batch = store.crops(rows, starts, size, repeat)
+        gathered = store._gathered(rows, store.offsets[rows] + starts, lengths, size, repeat)
+        assert torch.equal(batch.inputs, gathered.inputs) and torch.equal(batch.labels, gathered.labels)
+        assert (gathered.lengths is None) == (repeat or size <= store.num_frames.min())
+        assert gathered.lengths is None or gathered.lengths.tolist() == lengths.tolist()
+        assert batch.lengths is None or torch.equal(batch.lengths, gathered.lengths)
+
+
+def test_a_short_utterance_may_begin_again(store):
+    row, length = int(store.train_rows[0]), int(store.num_frames[store.train_rows[0]])
+    batch = store.crops([row], [0], 2 * length + 3, repeat=True)
+    assert batch.lengths is None
+    np.testing.assert_array_equal(batch.inputs[0], np.concatenate([utterance(store, row)] * 3)[: 2 * length + 3])
+
+
 def test_a_crop_never_reads_another_utterance(store):
     size = int(store.num_frames[0]) - 1
     for start in (-1, 2):
