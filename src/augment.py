@@ -26,6 +26,7 @@ class Augmentation:
     """
 
     kinds: tuple[str, ...] = ()  # what it fits: "logmel", "cepstra", "waveform"
+    waits = False  # whether it asks the device for a value, which no CUDA graph can hold
 
     def __init__(self, prob: float, *ranges: tuple[float, float]) -> None:
         if not 0.0 <= prob <= 1.0:

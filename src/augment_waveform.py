@@ -4,6 +4,7 @@ Speed, pitch, shift and white noise. Lengths stay: speech that ends early begins
 is cut. Other sessions are in augment_waveform_session.py.
 """
 
+import functools
 import math
 from fractions import Fraction
 
@@ -50,7 +51,13 @@ class Speed(SpeedCopies):
 
 def _resampled(waveforms: Tensor, speed: Fraction) -> Tensor:
     """Return waveforms (B, N) played `speed` times as fast: (B, about N / speed)."""
-    return torchaudio.functional.resample(waveforms, speed.numerator, speed.denominator)
+    return _resampler(speed, waveforms.device)(waveforms)
+
+
+@functools.lru_cache(maxsize=16)
+def _resampler(speed: Fraction, device: torch.device) -> torchaudio.transforms.Resample:
+    """Return torchaudio's resampling with its filter, made once, on the device."""
+    return torchaudio.transforms.Resample(speed.numerator, speed.denominator, dtype=torch.float32).to(device)
 
 
 class PitchShift(WaveformAugmentation):
@@ -59,6 +66,8 @@ class PitchShift(WaveformAugmentation):
     semitones: the shifts drawn from, with equal chances. A shift is made for the whole batch: keep them few. Its ratio
     is the nearest fraction up to 50ths, within 0.12 % of the tempered one, which keeps the resampling quick.
     """
+
+    waits = True  # torch.istft looks at what it divides by
 
     def __init__(self, semitones: tuple[int, ...] = (-1, 0, 1), prob: float = 1.0) -> None:
         super().__init__(prob)

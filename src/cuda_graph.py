@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from src.batch import Batch
+from src.errors import RunError
 
 PLAIN_STEPS = 3  # before the capture: libraries choose their kernels, buffers and constants are made
 
@@ -54,8 +55,12 @@ class CapturedGradients:
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            self.values = self._gradients(Batch(**self.inputs))
+        try:
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.values = self._gradients(Batch(**self.inputs))
+        except RuntimeError as error:
+            raise RunError("a CUDA graph cannot hold this experiment's step; run it again with --set "
+                           "train.capture=false") from error
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Return the figures; gradients are written anew, not added to what was there."""

@@ -83,6 +83,19 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "quick_norm": ("quick", "frames less their mean alone: surer in noise and on telephones, to be blended with quick",
                    {"frontend.mean_norm": True}),
     "single_norm": ("single", "the same for single", {"frontend.mean_norm": True}),
+    "large": (
+        "quick",
+        "for a GPU: twice the channels and twice the batch, compiled; short utterances begin again instead of masks",
+        {
+            "encoder": part("ecapa_tdnn", channels=512, aggregate_dim=1536, se_dim=128, stride=2),
+            "train.batch_size": 128,
+            "train.steps": 2000,
+            "train.short": "repeat",
+            "train.compile": True,
+            "train.precision": "bfloat16",
+        },
+    ),
+    "large_norm": ("large", "frames less their mean alone, to be blended with large", {"frontend.mean_norm": True}),
     "wav2vec2": (
         "course",
         "our own wav2vec 2.0 on waveforms; encoder.weights starts it from a pretraining",

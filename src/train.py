@@ -129,8 +129,9 @@ class _Fold:
 
             self.shared_model = compiled(self.shared_model)
         self.captured = None
-        takes_frames = lookup("encoder", self.experiment.encoder.name).takes == "frames"
-        if self.train.capture and self.train.device == "cuda" and takes_frames and distributed.world_size() == 1:
+        fits = lookup("encoder", self.experiment.encoder.name).takes == "frames" and not any(
+            augmentation.waits for augmentation in augmentations)
+        if self.train.capture and fits and self.train.device == "cuda" and distributed.world_size() == 1:
             from src.cuda_graph import CapturedGradients
 
             self.captured = CapturedGradients(self.model, self.losses_of, self.generator)
