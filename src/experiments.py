@@ -75,14 +75,6 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "folds": "all",
         },
     ),
-    "single": (
-        "quick",
-        "a second round: the surest of the first round's test predictions are the test's own sessions to learn from",
-        {"train.pseudo_labels": "quick-"},
-    ),
-    "quick_norm": ("quick", "frames less their mean alone: surer in noise and on telephones, to be blended with quick",
-                   {"frontend.mean_norm": True}),
-    "single_norm": ("single", "the same for single", {"frontend.mean_norm": True}),
     "large": (
         "quick",
         "for a GPU: twice the channels and twice the batch, compiled; short utterances begin again instead of masks",
@@ -95,7 +87,8 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "train.precision": "bfloat16",
         },
     ),
-    "large_norm": ("large", "frames less their mean alone, to be blended with large", {"frontend.mean_norm": True}),
+    "large_norm": ("large", "frames less their mean alone: surer in noise and on telephones, to be blended with large",
+                   {"frontend.mean_norm": True}),
     "wav2vec2": (
         "course",
         "our own wav2vec 2.0 on waveforms; encoder.weights starts it from a pretraining",

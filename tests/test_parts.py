@@ -25,7 +25,7 @@ SMALL = {  # settings that keep the big encoders quick; a part that is not named
     "conformer": {"d_model": 16, "num_layers": 2, "num_heads": 2, "feed_forward_dim": 24, "kernel_size": 7},
     "branchformer": {"d_model": 16, "num_layers": 2, "num_heads": 2, "cgmlp_dim": 24, "kernel_size": 7},
     "ecapa_tdnn": {"channels": 16, "scale": 4, "aggregate_dim": 24, "se_dim": 8, "stride": 2},
-    "resnet34": {"base_channels": 4},
+    "resnet34": {"base_channels": 8},
     "logmel_cnn": {"dim": 16},
     "campplus": {"growth_rate": 4, "init_channels": 8, "blocks": (2, 2, 2)},
 }
