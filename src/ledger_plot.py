@@ -1,8 +1,8 @@
 """The ledger as a picture: accuracy against training time or parameters, a panel for each competition.
 
 In: the ledger's groups of runs. Out: a PNG. Ours and the published rows differ in colour and marker; error bars are
-the sample deviation over seeds. A filled marker is the validation, the hollow one under the same line the leaderboard:
-what lies between the two is what a random split flatters by.
+the sample deviation over seeds. A filled marker is the validation; the hollow one on the same line is the leaderboard, the
+diamond the validation in other sessions: what lies between is what a random split flatters by.
 """
 
 import math
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AXES = {"seconds": "training time, minutes (as recorded; machines differ)", "params": "parameters, millions"}
 UNIT = {"seconds": 60.0, "params": 1e6}
 LOOKS = {"ours": ("#1f5fa8", "o"), "published": ("#c4561b", "s"), "trial": ("#9a9a9a", ".")}
-NAMED = 24  # as many names as fit beside a panel: those of the best
+NAMED = 24  # as many names as fit beside a panel
 
 
 def plot(out_png: Path, rows: list[dict[str, str]], against: Literal["seconds", "params"] = "seconds") -> None:
@@ -64,25 +64,25 @@ def _panel(axis: "Axes", members: list[Group], against: str) -> None:
         trial = {row["stage"] for row in group.rows} == {"tune"}
         colour, marker = LOOKS["trial" if trial else group.last["source"]]
         x = group.mean(against) / UNIT[against]
-        valid, test = group.mean("valid"), group.mean(_test(group))
         if trial:
-            legend["tried by the search, validation"] = axis.plot(x, valid, marker, color=colour, zorder=1)[0]
+            drawn = axis.plot(x, group.mean("valid"), marker, color=colour, zorder=1)[0]
+            legend["tried by the search, validation"] = drawn
             continue
-        if not math.isnan(valid + test):
-            axis.plot([x, x], [valid, test], color=colour, linewidth=0.8, alpha=0.5, zorder=2)
-        for value, column, face in ((valid, "valid", colour), (test, _test(group), "white")):
-            if math.isnan(value):
-                continue
+        known = [(column, group.mean(column)) for column in ("valid", "shifted", _test(group)) if group.values(column)]
+        heights = [value for _, value in known]
+        axis.plot([x, x], [min(heights), max(heights)], color=colour, linewidth=0.8, alpha=0.5, zorder=2)
+        for column, value in known:
             deviation = group.deviation(column)
-            drawn = axis.errorbar(x, value, yerr=None if math.isnan(deviation) else deviation, fmt=marker, color=colour,
-                                  markerfacecolor=face, markersize=6.5, capsize=4, zorder=3)
-            what = "validation" if column == "valid" else f"{column} score ({group.score_kind})" \
-                if group.score_kind != "published" else f"{column} score"
+            drawn = axis.errorbar(x, value, yerr=None if math.isnan(deviation) else deviation,
+                                  fmt="D" if column == "shifted" else marker, color=colour,
+                                  markerfacecolor=colour if column == "valid" else "white",
+                                  markersize=5 if column == "shifted" else 6.5, capsize=4, zorder=3)
+            what = {"valid": "validation", "shifted": "validation, other sessions"}.get(
+                column, f"{column} score" + (f" ({group.score_kind})" if group.score_kind != "published" else ""))
             who = "ours" if group.last["source"] == "ours" else "published"
             legend.setdefault(f"{who}, {what}", drawn)
-        seeds = f" (n={len(group.rows)})" if len(group.rows) > 1 else ""
-        points.append((x, test if math.isnan(valid) else valid, group.last["experiment"] + seeds))
-    if points and max(x for x, _, _ in points) > 20 * min(x for x, _, _ in points) > 0:
+        points.append((x, heights[0], group.last["experiment"], len(group.rows)))
+    if points and max(point[0] for point in points) > 20 * min(point[0] for point in points) > 0:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
     axis.margins(x=0.08, y=0.08)
@@ -91,18 +91,24 @@ def _panel(axis: "Axes", members: list[Group], against: str) -> None:
     axis.legend(legend.values(), legend.keys(), fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
-def _write_names(axis: "Axes", points: list[tuple[float, float, str]]) -> None:
-    """Write the names of the best points in a column right of the panel, each with a line to its point."""
-    named = sorted(points, key=lambda point: -point[1])[:NAMED]
+def _write_names(axis: "Axes", points: list[tuple[float, float, str, int]]) -> None:
+    """Write each experiment's name in a column right of the panel, with a line to its best point; the best of them.
+
+    points: place, height, experiment and number of runs.
+    """
+    best: dict[str, tuple[float, float, str, int]] = {}
+    for point in sorted(points, key=lambda point: -point[1]):
+        best.setdefault(point[2], point)
+    named = list(best.values())[:NAMED]
     spacing = 1 / NAMED  # of the panel's height
     to_panel = axis.transData + axis.transAxes.inverted()
     axis.autoscale_view()
-    heights = [to_panel.transform((x, y))[1] for x, y, _ in named]
+    heights = [to_panel.transform((x, y))[1] for x, y, _, _ in named]
     for at in range(1, len(heights)):  # from the top down, no two closer than a line of text
         heights[at] = min(heights[at], heights[at - 1] - spacing)
     for at in reversed(range(len(heights))):  # and from the bottom up, none below the panel
         heights[at] = max(heights[at], (len(heights) - 1 - at) * spacing)
-    for (x, y, name), height in zip(named, heights):
-        axis.annotate(name, (x, y), xytext=(1.03, height), textcoords="axes fraction", fontsize=8, va="center",
+    for (x, y, name, num_runs), height in zip(named, heights):
+        axis.annotate(name + (f" (n={num_runs})" if num_runs > 1 else ""), (x, y), xytext=(1.03, height), textcoords="axes fraction", fontsize=8, va="center",
                       zorder=1, arrowprops={"arrowstyle": "-", "color": "#b5b5b5", "linewidth": 0.6, "shrinkA": 1,
                                             "shrinkB": 4})

@@ -51,7 +51,7 @@ SMALL = {  # settings that keep an encoder quick to export; one that is not name
     "ecapa_tdnn": {"channels": 16, "scale": 2, "aggregate_dim": 24, "se_dim": 8},
     "lab_transformer": {"d_model": 16, "num_layers": 1},
     "lab_conformer": {"d_model": 16, "num_layers": 1, "kernel_size": 7},
-    "resnet34": {"base_channels": 4},
+    "resnet34": {"base_channels": 8},
     "campplus": {"growth_rate": 4, "init_channels": 8, "blocks": (1, 1, 1)},
 }
 

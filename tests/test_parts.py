@@ -423,6 +423,7 @@ def test_nearest_subcenter_counts():
 
 
 @pytest.mark.parametrize(("slot", "wrong"), [
+    ("encoder", part("resnet34", base_channels=4)),
     ("encoder", part("conformer", num_heads=3)),
     ("encoder", part("conformer", kernel_size=30)),
     ("encoder", part("conformer", norm="layer")),

@@ -12,7 +12,8 @@ class ResNet34(nn.Module):
     """Run the 34-layer residual network with narrow channels (He et al., 2016; Zeinali et al., 2019).
 
     Four stages of 3, 4, 6 and 3 blocks, of base_channels times 1, 2, 4 and 8; the last three halve time and bands.
-    The first layer is a 3x3 convolution without the pooling of the picture network.
+    The first layer is a 3x3 convolution without the pooling of the picture network. base_channels below 8 raise
+    ValueError: with 2 to 6, torch 2.11 on a processor without AVX-512 writes beyond its memory in the backward pass.
     """
 
     takes = "frames"
@@ -21,6 +22,8 @@ class ResNet34(nn.Module):
 
     def __init__(self, input_dim: int, *, base_channels: int = 32) -> None:
         super().__init__()
+        if base_channels < 8:
+            raise ValueError(f"base_channels {base_channels} is below 8")
         self.entry = Conv2d(1, base_channels, 3)
         self.entry_norm = MaskedBatchNorm2d(base_channels)
         self.stages = nn.ModuleList()
