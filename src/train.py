@@ -176,8 +176,8 @@ class _Fold:
         rows, starts = self.sampler.take(*distributed.share(step * size, size))
         self.generator.manual_seed(step_seed(self.experiment.seed, self.fold, step) + distributed.rank())
         self.model.head.set_progress(step / self.train.steps)
-        batch = self.store.crops(rows, starts, self.train.crop_frames * self.unit, self.train.short == "repeat")
-        return batch.to(self.train.device)
+        repeat = {"pad": False, "repeat": True, "device": self.train.device == "cuda"}[self.train.short]
+        return self.store.crops(rows, starts, self.train.crop_frames * self.unit, repeat).to(self.train.device)
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss and accuracy of crops after augmentation."""

@@ -52,7 +52,7 @@ def make_encoder(name: str, kwargs: dict, seed: int = 0) -> nn.Module:
 def shake(module: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter += (parameter.std() if parameter.dim() > 1 else 0.1) * torch.randn_like(parameter)
         for key, buffer in module.named_buffers():
             if key.endswith("running_mean"):
                 buffer.normal_()

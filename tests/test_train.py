@@ -53,6 +53,21 @@ def test_every_training_utterance_is_held_out_once_and_never_trained_on_there(co
     assert result["valid"] == hits / len(store.train_rows)
 
 
+@pytest.mark.parametrize(("short", "repeats"), [("device", False), ("pad", False), ("repeat", True)])
+def test_short_utterances_are_padded_on_a_cpu_unless_they_are_to_begin_again(course_dir, workspace, monkeypatch, short,
+                                                                             repeats):
+    batches, take = [], Store.crops
+
+    def crops(store, *asked):
+        batches.append(take(store, *asked))
+        return batches[-1]
+
+    monkeypatch.setattr(Store, "crops", crops)
+    train(course_dir, **{"train.short": short, "train.crop_frames": 70, "train.steps": 3, "folds": 1})
+    assert len(batches) == 3 and all((batch.lengths is None) == repeats for batch in batches)
+    assert all(bool(batch.inputs[:, -1].any()) == repeats for batch in batches)
+
+
 def test_what_the_test_labels_say_changes_nothing(course_dir, workspace):
     plan, _, _ = train(course_dir)
     before = read_logits(plan.directory / "fold_0" / "test.npz")[1]
