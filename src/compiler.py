@@ -8,7 +8,7 @@ from torch import nn
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """Return `model` compiled for each shape that it meets, or as it is, with a message, where there is no C++ compiler.
+    """Return `model` compiled for each shape it meets, or as it is, with a message, where there is no C++ compiler.
 
     Compiled code is kept in the user's cache by torch and found again by the next run.
     """

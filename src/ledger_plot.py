@@ -1,8 +1,8 @@
 """The ledger as a picture: accuracy against training time or parameters, a panel for each competition.
 
 In: the ledger's groups of runs. Out: a PNG. Ours and the published rows differ in colour and marker; error bars are
-the sample deviation over seeds. A filled marker is the validation; the hollow one on the same line is the leaderboard, the
-diamond the validation in other sessions: what lies between is what a random split flatters by.
+the sample deviation over seeds. A filled marker is the validation; on the same line the hollow one is the leaderboard,
+the diamond the validation in other sessions: what lies between is what a random split flatters by.
 """
 
 import math
@@ -109,6 +109,7 @@ def _write_names(axis: "Axes", points: list[tuple[float, float, str, int]]) -> N
     for at in reversed(range(len(heights))):  # and from the bottom up, none below the panel
         heights[at] = max(heights[at], (len(heights) - 1 - at) * spacing)
     for (x, y, name, num_runs), height in zip(named, heights):
-        axis.annotate(name + (f" (n={num_runs})" if num_runs > 1 else ""), (x, y), xytext=(1.03, height), textcoords="axes fraction", fontsize=8, va="center",
-                      zorder=1, arrowprops={"arrowstyle": "-", "color": "#b5b5b5", "linewidth": 0.6, "shrinkA": 1,
+        seeds = f" (n={num_runs})" if num_runs > 1 else ""
+        axis.annotate(name + seeds, (x, y), xytext=(1.03, height), textcoords="axes fraction", fontsize=8,
+                      va="center", zorder=1, arrowprops={"arrowstyle": "-", "color": "#b5b5b5", "linewidth": 0.6, "shrinkA": 1,
                                             "shrinkB": 4})

@@ -141,7 +141,8 @@ class _Fold:
         loop = Loop(
             model=self.model, optim=self.experiment.optim, steps=self.train.steps, loss_of=self.loss_of,
             gradients_of=self.gradients_of if self.captured else None, directory=self.directory,
-            seed=self.experiment.seed, fold=self.fold, device=self.train.device, validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
+            seed=self.experiment.seed, fold=self.fold, device=self.train.device,
+            validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
             description=self.name)
         progress = loop.run()
         if not distributed.is_main():

@@ -1,4 +1,4 @@
-"""On a GPU: a captured step is the plain step, for every encoder, head and augmentation. Skipped where there is none."""
+"""On a GPU a captured step is the plain step, for every encoder and augmentation. Skipped where there is none."""
 
 import pytest
 import torch

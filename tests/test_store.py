@@ -60,7 +60,8 @@ def test_crops_gathered_as_on_a_gpu_are_those_of_the_windows(store, repeat):
         starts = store.num_frames[rows] - lengths
         batch = store.crops(rows, starts, size, repeat)
         gathered = store._gathered(rows, store.offsets[rows] + starts, lengths, size, repeat)
-        assert torch.equal(batch.inputs, gathered.inputs) and torch.equal(batch.labels, gathered.labels)
+        assert torch.equal(batch.inputs, gathered.inputs)
+        assert torch.equal(batch.labels, gathered.labels)
         assert (gathered.lengths is None) == (repeat or size <= store.num_frames.min())
         assert gathered.lengths is None or gathered.lengths.tolist() == lengths.tolist()
         assert batch.lengths is None or torch.equal(batch.lengths, gathered.lengths)

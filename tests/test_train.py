@@ -64,7 +64,8 @@ def test_short_utterances_are_padded_on_a_cpu_unless_they_are_to_begin_again(cou
 
     monkeypatch.setattr(Store, "crops", crops)
     train(course_dir, **{"train.short": short, "train.crop_frames": 70, "train.steps": 3, "folds": 1})
-    assert len(batches) == 3 and all((batch.lengths is None) == repeats for batch in batches)
+    assert len(batches) == 3
+    assert all((batch.lengths is None) == repeats for batch in batches)
     assert all(bool(batch.inputs[:, -1].any()) == repeats for batch in batches)
 
 
