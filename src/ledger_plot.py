@@ -110,6 +110,6 @@ def _write_names(axis: "Axes", points: list[tuple[float, float, str, int]]) -> N
         heights[at] = max(heights[at], (len(heights) - 1 - at) * spacing)
     for (x, y, name, num_runs), height in zip(named, heights):
         seeds = f" (n={num_runs})" if num_runs > 1 else ""
-        axis.annotate(name + seeds, (x, y), xytext=(1.03, height), textcoords="axes fraction", fontsize=8,
-                      va="center", zorder=1, arrowprops={"arrowstyle": "-", "color": "#b5b5b5", "linewidth": 0.6, "shrinkA": 1,
+        axis.annotate(name + seeds, (x, y), xytext=(1.03, height), textcoords="axes fraction", fontsize=8, va="center",
+                      zorder=1, arrowprops={"arrowstyle": "-", "color": "#b5b5b5", "linewidth": 0.6, "shrinkA": 1,
                                             "shrinkB": 4})
