@@ -50,6 +50,7 @@ class CapturedGradients:
         return values
 
     def _capture(self, batch: Batch) -> None:
+        """Record the step's work without doing it; a failed capture leaves torch's generators unusable."""
         self.inputs = {field.name: value.clone() for field in fields(Batch)
                        if (value := getattr(batch, field.name)) is not None}
         torch.cuda.synchronize()
@@ -58,6 +59,8 @@ class CapturedGradients:
         try:
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.values = self._gradients(Batch(**self.inputs))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise RunError("a CUDA graph cannot hold this experiment's step; run it again with --set "
                            "train.capture=false") from error
