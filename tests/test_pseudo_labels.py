@@ -39,9 +39,9 @@ def test_each_fold_is_given_what_its_own_models_predict(course_dir, workspace, m
     seen = []
     take = Store.crops
 
-    def crops(self, rows, starts, num_frames):
+    def crops(self, rows, starts, num_frames, *how):
         seen.append((np.asarray(rows), self.labels[rows]))
-        return take(self, rows, starts, num_frames)
+        return take(self, rows, starts, num_frames, *how)
 
     monkeypatch.setattr(Store, "crops", crops)
     second = plan_of(course_dir, **{"train.pseudo_labels": plan.run_id, "train.pseudo_share": 0.75})
