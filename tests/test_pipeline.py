@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SO762 = next((path for path in (ROOT / "data" / "so762", ROOT.parent / "shared" / "data" / "so762") if path.exists()),
              None)
 FAST = ["--set", "folds=2", "--set", "train.threads=1"]
-QUICK = ["--experiment", "course", "--set", "train.steps=200", "--set", "train.crop_frames=12", *FAST]
+QUICK = ["--experiment", "course", "--set", "train.steps=120", "--set", "train.crop_frames=12", *FAST]
 
 
 def run_sh(workspace, *arguments, cwd=None, check=0):
@@ -79,22 +79,29 @@ def test_another_seed_is_another_model(tmp_path):
     assert models[0] != models[1]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The submission of a run that nothing stops."""
+    workspace = tmp_path_factory.mktemp("undisturbed")
+    run_sh(workspace, *QUICK)
+    return (workspace / "submission.csv").read_bytes()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_in_the_middle_the_same_command_ends_in_the_same_bytes(tmp_path, number):
-    run_sh(tmp_path / "a", *QUICK)
-    environment = {**os.environ, "SPEAKER_ID_WORKSPACE": str(tmp_path / "b"), "PYTHONPATH": str(ROOT)}
+def test_stopped_in_the_middle_the_same_command_ends_in_the_same_bytes(tmp_path, number, undisturbed):
+    environment = {**os.environ, "SPEAKER_ID_WORKSPACE": str(tmp_path), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-m", "src", "run", *QUICK], env=environment, cwd=ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "b").rglob("last.pt")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.rglob("last.pt")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == (-number if number == signal.SIGKILL else 130), said
     if number != signal.SIGKILL:
         assert "the same command goes on from there" in said
-    run_sh(tmp_path / "b", *QUICK)
-    assert (tmp_path / "a" / "submission.csv").read_bytes() == (tmp_path / "b" / "submission.csv").read_bytes()
+    run_sh(tmp_path, *QUICK)
+    assert (tmp_path / "submission.csv").read_bytes() == undisturbed
 
 
 def test_paths_are_relative_to_the_caller_and_stages_run_alone(tmp_path):
