@@ -41,7 +41,7 @@ def test_the_whole_stream_twice_and_again_from_nothing(tmp_path, monkeypatch):
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     tracked = (ROOT / "ablations.csv").read_bytes()
-    settings = ["--set", "train.steps=60", *FAST]  # the default experiment, cut short
+    settings = ["--set", "train.steps=20", *FAST]  # the default experiment, cut short
     first = run_sh(tmp_path, *settings)
     written = rows(tmp_path / "submission.csv")
     assert written[0] == ["Id", "Category"]
