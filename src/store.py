@@ -202,10 +202,9 @@ class Store:
         numbers = torch.from_numpy(np.stack([first, lengths, self.labels[rows]])).to(device, non_blocking=True)
         place = torch.arange(num_frames, device=device)
         is_padded = not repeat and self.shortest < num_frames
-        at = (numbers[0][:, None] + place).clamp_max(len(self.flat) - 1)
         if repeat:
-            at = numbers[0][:, None] + place % numbers[1][:, None]
-        inputs = self._float(self.flat[at])
+            place = place % numbers[1][:, None]
+        inputs = self._float(self.flat[(numbers[0][:, None] + place).clamp_max(len(self.flat) - 1)])
         if is_padded:
             inputs = zero_padding(inputs, numbers[1])
         return Batch(inputs, numbers[1] if is_padded else None, None if (self.labels[rows] < 0).any() else numbers[2])

@@ -101,6 +101,7 @@ class _Fold:
         self.store = store.to(self.train.device) if self.train.device != "cpu" else store
         self.task = Classification(self.train.label_smoothing)
         self.unit = store.hop_length if store.kind == "waveform" else 1
+        self.repeats = {"pad": False, "repeat": True, "device": self.train.device == "cuda"}[self.train.short]
         self.sampler = CropSampler(
             train_rows, store.num_frames[train_rows], store.labels[train_rows], seed=self.experiment.seed, fold=fold,
             crop_frames=self.train.crop_frames * self.unit, balanced=self.train.balanced)
@@ -177,8 +178,7 @@ class _Fold:
         rows, starts = self.sampler.take(*distributed.share(step * size, size))
         self.generator.manual_seed(step_seed(self.experiment.seed, self.fold, step) + distributed.rank())
         self.model.head.set_progress(step / self.train.steps)
-        repeat = {"pad": False, "repeat": True, "device": self.train.device == "cuda"}[self.train.short]
-        return self.store.crops(rows, starts, self.train.crop_frames * self.unit, repeat).to(self.train.device)
+        return self.store.crops(rows, starts, self.train.crop_frames * self.unit, self.repeats).to(self.train.device)
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss and accuracy of crops after augmentation."""
