@@ -87,8 +87,8 @@ def undisturbed(tmp_path_factory):
     return (workspace / "submission.csv").read_bytes()
 
 
-# One signal that is caught in every run of the tests, to stay within the time of CI; SIGKILL is what tests/test_faults.py
-# sends at any moment. `test --all` sends all three here.
+# One signal that is caught in every run of the tests, to stay within the time of CI; tests/test_faults.py sends SIGKILL
+# at any moment. `test --all` sends all three here.
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.campaign),
                                     signal.SIGTERM,
                                     pytest.param(signal.SIGKILL, marks=pytest.mark.campaign)])
