@@ -92,6 +92,11 @@ class CTCModel(nn.Module):
         frames, lengths = self.encoder(waveform, lengths)
         return self.output(frames), lengths
 
+    def from_features(self, features: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return what forward does, of what a wav2vec 2.0 encoder's feature encoder made (B, T, channels)."""
+        frames, lengths = self.encoder.context(self.encoder.project(features), lengths)
+        return self.output(frames), lengths
+
 
 def save_model(path: Path, model: CTCModel, experiment: Experiment, task: CTC) -> None:
     """Write a checkpoint that `load_model` rebuilds the model from, atomically."""

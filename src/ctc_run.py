@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src import finetune
+from src import finetune, frozen_features
 from src.config import to_json
 from src.ctc import CTC, CTCModel, save_model
 from src.curves import draw
 from src.errors import SettingError
 from src.evaluate import autocast
 from src.files import atomic_open, lock, read_json, write_json
+from src.frozen_features import SAMPLES_PER_FRAME
 from src.ledger_row import timestamp
 from src.loop import Loop, step_seed
 from src.model import num_parameters
@@ -106,7 +107,12 @@ class _Fold:
         torch.manual_seed(step_seed(self.experiment.seed, fold, -1))
         self.model = CTCModel(self.experiment, self.task.num_classes).to(self.train.device)
         if fold == 0:
-            print(finetune.describe(self.model, self.experiment.finetune.regime))
+            print(finetune.describe(self.model, self.experiment.finetune.regime), flush=True)
+        features = frozen_features.of(self.store, np.union1d(train_rows, valid_rows), self.model.encoder, self.train,
+                                      self.experiment.infer.frame_budget)
+        self.source, self.forward, self.unit = self.store, self.model, 1  # unit: samples a frame of the source
+        if features:
+            self.source, self.forward, self.unit = features, self.model.from_features, SAMPLES_PER_FRAME
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """Return the transcripts of `rows`."""
@@ -139,9 +145,9 @@ class _Fold:
     def loss_of(self, step: int) -> dict[str, Tensor]:
         """Return the loss of the step's utterances, whole."""
         rows = self.batch_rows(step)
-        batch = self.store.utterances(rows, int(ROUNDED_S * self.store.settings["sample_rate"]))
+        batch = self.source.utterances(rows, int(ROUNDED_S * self.store.settings["sample_rate"]) // self.unit)
         with autocast(self.train):
-            logits, lengths = self.model(batch.inputs, batch.lengths)
+            logits, lengths = self.forward(batch.inputs, batch.lengths)
         return {"loss": self.task.losses(logits, lengths, self.texts(rows)).mean()}
 
     def batch_rows(self, step: int) -> np.ndarray:
@@ -168,9 +174,10 @@ class _Fold:
         self.model.eval()
         decoded: dict[int, str] = {}
         losses = [torch.empty(0)]
-        for batch_rows, batch in self.store.batches(rows, self.experiment.infer.frame_budget * self.store.hop_length):
+        budget = self.experiment.infer.frame_budget * self.store.hop_length // self.unit
+        for batch_rows, batch in self.source.batches(rows, budget):
             with autocast(self.train):
-                logits, lengths = self.model(batch.inputs, batch.lengths)
+                logits, lengths = self.forward(batch.inputs, batch.lengths)
             losses.append(self.task.losses(logits, lengths, self.texts(batch_rows)).cpu())
             decoded |= zip(batch_rows.tolist(), self.task.decode(logits, lengths))
         return [decoded[row] for row in rows.tolist()], float(torch.cat(losses).mean())
