@@ -28,6 +28,7 @@ from src.bench_cases import (
     Reading,
     StoreCrops,
     Training,
+    WholeUtterances,
     part_of,
 )
 from src.bench_peer import MODELS, STEPS, Peer, PeerResult
@@ -43,7 +44,8 @@ from src.plan import make_plan
 from src.preprocess import find_store, preprocess
 from src.workspace import VARIABLE, workspace_dir
 
-STAGES = ("preprocess", "crops", "train", "infer")
+STAGES = ("preprocess", "crops", "train", "infer", "padding")
+PADDINGS = ("max_length", "longest")
 MODEL_STAGES: dict[str, tuple[type, str]] = {"train": (Training, "crops/s"), "infer": (Inference, "utterances/s")}
 PRECISIONS = ("float32", "bfloat16")
 DIVISORS = (16, 8, 4, 2, 1)  # of the utterances, for --scale
@@ -61,8 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="whose training and inference is measured (default: course seed88 default)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="a setting of every experiment, such as train.batch_size=256; may be repeated")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE",
-                        help=f"what is measured, of {' '.join(STAGES)} (default: all)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES[:4], metavar="STAGE",
+                        help=f"what is measured, of {' '.join(STAGES)} (default: all but padding, which trains on "
+                        "whole utterances)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a measurement (default: %(default)s)")
@@ -102,6 +105,8 @@ def main(options: argparse.Namespace) -> None:
         for name, experiment in chosen.items():
             peer_run = partial(peer.run, name, peer_steps[name]) if peer and name in MODELS else None
             bench.model(name, experiment, [stage for stage in MODEL_STAGES if stage in options.stages], peer_run)
+            if "padding" in options.stages:
+                bench.padding(name, experiment)
     print(f"\n{competition.name}: {competition.kind}, {len(competition.utterances):,} utterances; {_shown(machine)}; "
           f"{options.repeats} measurements of {options.seconds:g} s each, in turn with what they are held against\n")
     print("\n".join([*table(bench.rows), "", *filter(None, [bench.growth(), *map(bench.advice, chosen)])]))
@@ -249,6 +254,17 @@ class Bench:
                 turns.append(self._turn(stack, row, Inference(plan, LONGEST_FRAMES)))
             if peer_run:
                 turns.append(partial(_peer_turn, peer_run, peer_rows))
+            self._in_turn(turns)
+
+    def padding(self, name: str, experiment: Experiment) -> None:
+        """Measure training on whole utterances, padded to the longest of all and to the longest of each batch."""
+        plan = make_plan(self.competition.name, self._store(experiment.features), experiment)
+        turns, beside = [], {}
+        with contextlib.ExitStack() as stack:
+            for padding in PADDINGS:
+                row = self._row(Row("padding", f"{name}, {padding}", "utterances/s", beside=dict(beside)))
+                turns.append(self._turn(stack, row, WholeUtterances(plan, padding)))
+                beside[padding] = row
             self._in_turn(turns)
 
     def advice(self, name: str) -> str:

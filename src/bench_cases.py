@@ -140,6 +140,34 @@ class Training:
 
 
 @dataclass(frozen=True)
+class WholeUtterances:
+    """Forward and backward pass of an experiment over random batches of whole training utterances; utterances a second.
+
+    padding: "longest" fills each batch up to its own longest utterance, "max_length" to the longest of them all.
+    """
+
+    plan: Plan
+    padding: str
+
+    def open(self) -> Batches:
+        """Make the first fold, as training does."""
+        fold = Training(self.plan).open().fold
+        rows, size = fold.sampler.rows, fold.train.batch_size
+        longest = int(fold.store.num_frames[rows].max())
+
+        def draw(i: int) -> "Tensor":
+            chosen = np.random.default_rng(i).choice(rows, size)
+            num_frames = longest if self.padding == "max_length" else int(fold.store.num_frames[chosen].max())
+            batch = fold.store.crops(chosen, np.zeros_like(chosen), num_frames).to(fold.train.device)
+            fold.model.zero_grad(set_to_none=True)
+            loss = fold.losses_of(batch)["loss"]
+            loss.backward()
+            return loss.detach()
+
+        return Batches(draw, size, fold.train.device)
+
+
+@dataclass(frozen=True)
 class Inference:
     """Whole utterances through `evaluate.predict`: the test part, or the training part where there is none.
 

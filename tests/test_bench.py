@@ -22,6 +22,7 @@ from src.errors import InputError, RunError, SettingError
 from src.plan import make_plan
 from src.preprocess import preprocess
 from src.store import Store
+from src.train import _Fold
 from src.workspace import PROJECT_DIR, VARIABLE
 
 TINY = {"encoder": part("transformer", d_model=8, num_heads=2, feed_forward_dim=16), "train.batch_size": 8,
@@ -209,6 +210,34 @@ def test_crops_of_the_store_are_the_training_loops_own(course_dir, workspace):
     assert all((windows == crop).all(2).all(1).any() for crop in first)
 
 
+def test_whole_utterances_are_filled_up_to_the_longest_of_their_batch_or_of_all(course_dir, workspace, monkeypatch):
+    plan, seen = tiny_plan(course_dir, **{"train.batch_size": 4}), {}
+    losses_of, store = _Fold.losses_of, Store.open(plan.store_dir)
+    learnt = store.folds(3)[0][0]
+    for padding in bench.PADDINGS:
+        batches = seen[padding] = []
+
+        def recorded(fold, batch, batches=batches):
+            batches.append(batch)
+            return losses_of(fold, batch)
+
+        monkeypatch.setattr(_Fold, "losses_of", recorded)
+        assert bench_cases.WholeUtterances(plan, padding).open().rate(0) > 0
+        meter = bench_cases.WholeUtterances(plan, padding).open()
+        assert all(float(meter.draw(i)) > 0 for i in range(5))
+    for longest, most in zip(seen["longest"], seen["max_length"]):
+        assert most.inputs.shape[1] == store.num_frames[learnt].max()
+        lengths = [longest.inputs.shape[1]] * 4 if longest.lengths is None else longest.lengths.tolist()
+        assert max(lengths) == longest.inputs.shape[1]
+        torch.testing.assert_close(most.inputs[:, : longest.inputs.shape[1]], longest.inputs)
+        assert torch.equal(most.labels, longest.labels)
+        assert not most.inputs[:, max(lengths):].any()
+        for item, length in zip(longest.inputs, lengths):
+            assert any(torch.equal(item[:length], torch.from_numpy(store.frames[store.offsets[row]:][:length]).float())
+                       for row in learnt if store.num_frames[row] == length), "no utterance is whole"
+    assert len({batch.inputs.shape[1] for batch in seen["longest"]}) > 1
+
+
 def test_a_part_of_a_competition_keeps_both_splits_and_their_order(course_dir):
     whole = open_competition(course_dir)
     half = bench_cases.part_of(whole, 2)
@@ -379,6 +408,15 @@ def test_preprocessing_at_several_sizes(frames_dir, workspace, here, capsys):
     done = [about for about, _ in here.log if "read only" not in about]
     assert done == [f"preprocess: {size} utterances" for size in (2 + 1, 3 + 1, 5 + 2, 9 + 3, 23)]
     assert "7.7 times as many" in capsys.readouterr().out
+
+
+def test_ways_to_pad_are_measured_in_turn_when_asked_for(course_dir, workspace, here, capsys):
+    settings = [word for setting in TINY_SET for word in ("--set", setting)]
+    run_bench("--data", course_dir, "--experiments", "course", *settings, "--stages", "padding", "--repeats", 2,
+              "--seconds", 0.01, "--device", "cpu")
+    assert [about for about, seconds in here.log if seconds] == ["padding: course, max_length",
+                                                                 "padding: course, longest"] * 2
+    assert " x max_length" in capsys.readouterr().out
 
 
 def test_a_store_that_is_there_is_used(course_dir, workspace, here, monkeypatch):
