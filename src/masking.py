@@ -103,6 +103,15 @@ def mean_normalise(frames: Tensor, lengths: Tensor | None) -> Tensor:
     return zero_padding(frames - masked_mean(frames, lengths)[:, None], lengths)
 
 
+def standardise(frames: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return frames of mean 0 and variance 1 over each utterance's time, channel by channel, in float32.
+
+    Cepstral mean and variance normalisation (Viikki & Laurila, 1998). Padding is zero.
+    """
+    centred = mean_normalise(frames.float(), lengths)
+    return centred * torch.rsqrt(masked_mean(centred.square(), lengths)[:, None] + 1e-5)
+
+
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over maps (B, C, T, F) whose statistics leave padded frames out (Ioffe & Szegedy, 2015)."""
 

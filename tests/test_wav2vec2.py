@@ -49,8 +49,9 @@ def padded(items):
 
 
 @both
-def test_a_padded_batch_gives_each_utterance_alone(name):
-    encoder = make_encoder(name).eval()
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_padded_batch_gives_each_utterance_alone(name, standardise):
+    encoder = make_encoder(name, standardise=standardise).eval()
     items = [torch.randn(length) for length in (9000, 5123, 1, 399, 400, 719, 720)]
     encoded, lengths = encoder(*padded(items))
     with torch.inference_mode():
@@ -97,6 +98,19 @@ def test_a_frame_every_320_samples_that_sees_400():
     frames[0, 2].sum().backward()
     seen = waveform.grad[0].nonzero().flatten()
     assert (int(seen.min()), int(seen.max())) == (2 * 320, 2 * 320 + 399)
+
+
+def test_standardised_features_vary_alike_in_every_channel_of_an_utterance():
+    encoder = make_encoder("wav2vec2", standardise=True).eval()
+    items = [torch.randn(length) for length in (9000, 5123)]
+    with torch.inference_mode():
+        features, lengths = encoder.features(*padded(items))
+        plain = encoder.feature_norm(encoder.feature_encoder(items[1][None], None)[0])[0]
+    for item, length in zip(features, lengths.tolist()):
+        torch.testing.assert_close(item[:length].mean(0), torch.zeros(item.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(item[:length].var(0, correction=0), torch.ones(item.shape[1]), atol=0.01, rtol=0)
+    wanted = (plain - plain.mean(0)) / plain.std(0, correction=0)
+    torch.testing.assert_close(features[1, : len(plain)], wanted, atol=0.01, rtol=0.01)
 
 
 def test_loudness_and_offset_do_not_matter():

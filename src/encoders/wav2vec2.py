@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.encoders.layers import Conv1d, Dropout, Linear, SelfAttention, attend
-from src.masking import masked_mean, strided_lengths, zero_padding
+from src.masking import masked_mean, standardise, strided_lengths, zero_padding
 
 SIZES = {
     "base": {"channels": 512, "d_model": 512, "num_layers": 6, "num_heads": 8, "feed_forward_dim": 2048},
@@ -165,18 +165,20 @@ class Wav2Vec2(nn.Module):
     for a CPU). channels, d_model, num_layers, num_heads and feed_forward_dim are the size's own where they are None.
     weights: path of an encoder.pt that pretraining left; "" starts from random weights. Raises ValueError for a size
     that does not exist, numbers that do not fit and weights of another encoder. No layer is ever dropped whole, which
-    the paper does with one in twenty.
+    the paper does with one in twenty. standardise: each channel of the features at mean 0 and variance 1 over its
+    utterance (ours): where little or no pretraining has shaped them a few channels drown the others.
     """
 
     takes = "waveform"
 
     def __init__(self, input_dim: int, *, size: str = "base", channels: int | None = None, d_model: int | None = None,
                  num_layers: int | None = None, num_heads: int | None = None, feed_forward_dim: int | None = None,
-                 dropout: float = 0.1, weights: str = "") -> None:
+                 dropout: float = 0.1, standardise: bool = False, weights: str = "") -> None:
         super().__init__()
         self.shape = _shape(size, channels=channels, d_model=d_model, num_layers=num_layers, num_heads=num_heads,
                             feed_forward_dim=feed_forward_dim)
         self.features_dim, self.output_dim = self.shape["channels"], self.shape["d_model"]
+        self.standardise = standardise
         self.feature_encoder = FeatureEncoder(self.features_dim)
         self.feature_norm = nn.LayerNorm(self.features_dim)
         self.projection = Linear(self.features_dim, self.output_dim)
@@ -195,7 +197,8 @@ class Wav2Vec2(nn.Module):
     def features(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return normalised frames (B, T, channels) of the feature encoder, which the quantiser sees, and lengths."""
         frames, lengths = self.feature_encoder(waveform, lengths)
-        return self.feature_norm(frames), lengths
+        frames = self.feature_norm(frames)
+        return standardise(frames, lengths) if self.standardise else frames, lengths
 
     def project(self, features: Tensor) -> Tensor:
         """Return features (B, T, channels) as the context network takes them (B, T, d_model)."""
@@ -227,9 +230,10 @@ class Wav2Vec2Decoder(Wav2Vec2):
 
     def __init__(self, input_dim: int, *, size: str = "base", channels: int | None = None, d_model: int | None = None,
                  num_layers: int | None = None, num_heads: int | None = None, feed_forward_dim: int | None = None,
-                 dropout: float = 0.1, rate: float = 0.7, weights: str = "") -> None:
+                 dropout: float = 0.1, standardise: bool = False, rate: float = 0.7, weights: str = "") -> None:
         super().__init__(input_dim, size=size, channels=channels, d_model=d_model, num_layers=num_layers,
-                         num_heads=num_heads, feed_forward_dim=feed_forward_dim, dropout=dropout)
+                         num_heads=num_heads, feed_forward_dim=feed_forward_dim, dropout=dropout,
+                         standardise=standardise)
         if not 0.0 < rate <= 1.0:
             raise ValueError(f"rate {rate} must lie above 0 and at most at 1")
         self.shape["rate"] = rate
