@@ -129,7 +129,7 @@ def apply(encoder: nn.Module, regime: str, layers: int = 0, heads: Iterable[Head
     """Put an encoder under one of the five regimes; what lies outside it (pooling, head) always learns.
 
     full: everything learns. freeze_first: the first `layers` layers, and what is registered before them (convolutions
-    on samples, embeddings), do not (Lee et al., 2019); with 0 the latter alone, as wav2vec 2.0 is fine-tuned.
+    on samples, embeddings), do not (Lee et al., 2019); with 0 the latter alone.
     embedding_and_last: of the layers only the last learns, and so does all that is no layer. first_layers: only the
     first `layers` layers are there at all. remove_heads: `heads`, (layer, head) from 0, are taken out (Michel et al.,
     2019); `remove` in their place says that this many are to go by `head_importance.remove_least_important`, which

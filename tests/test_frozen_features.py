@@ -47,10 +47,12 @@ def open_store(directory, experiment):
     return Store.open(preprocess(open_competition(directory), experiment.features))
 
 
-@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2_decoder"])
-def test_a_model_gives_the_same_from_features_as_from_waveforms(uneven_dir, workspace, name):
+@pytest.mark.parametrize(("name", "settings"), [
+    ("wav2vec2", FROZEN), ("wav2vec2_decoder", FROZEN),
+    ("wav2vec2", {"encoder.freeze_features": True, "encoder.standardise": True, "finetune.regime": "full"})])
+def test_a_model_gives_the_same_from_features_as_from_waveforms(uneven_dir, workspace, name, settings):
     torch.manual_seed(0)
-    experiment = experiment_of(name)
+    experiment = experiment_of(name, **settings)
     store, model = open_store(uneven_dir, experiment), CTCModel(experiment, 3).eval()
     rows = store.train_rows[1:]
     features = frozen_features.of(store, rows, model.encoder, experiment.train, experiment.infer.frame_budget)

@@ -86,6 +86,14 @@ def test_gradients_reach_everything_and_stay_within_the_utterance(name):
         assert encoder(waveform.detach(), lengths)[0].isfinite().all()
 
 
+@both
+def test_frozen_features_do_not_learn_and_all_behind_them_does(name):
+    encoder = make_encoder(name, freeze_features=True).train()
+    encoder(torch.randn(2, 3000), None)[0].square().sum().backward()
+    for key, parameter in encoder.named_parameters():
+        assert (parameter.grad is None) == key.startswith(("feature_encoder.", "feature_norm.")), key
+
+
 def test_a_frame_every_320_samples_that_sees_400():
     encoder = make_encoder("wav2vec2")
     for num_samples, num_frames in ((400, 1), (719, 1), (720, 2), (16000, 49)):

@@ -166,14 +166,16 @@ class Wav2Vec2(nn.Module):
     weights: path of an encoder.pt that pretraining left; "" starts from random weights. Raises ValueError for a size
     that does not exist, numbers that do not fit and weights of another encoder. No layer is ever dropped whole, which
     the paper does with one in twenty. standardise: each channel of the features at mean 0 and variance 1 over its
-    utterance (ours): where little or no pretraining has shaped them a few channels drown the others.
+    utterance (ours): where little or no pretraining has shaped them a few channels drown the others. freeze_features:
+    the feature encoder and the norm behind it do not learn, as the paper fine-tunes.
     """
 
     takes = "waveform"
 
     def __init__(self, input_dim: int, *, size: str = "base", channels: int | None = None, d_model: int | None = None,
                  num_layers: int | None = None, num_heads: int | None = None, feed_forward_dim: int | None = None,
-                 dropout: float = 0.1, standardise: bool = False, weights: str = "") -> None:
+                 dropout: float = 0.1, standardise: bool = False, freeze_features: bool = False,
+                 weights: str = "") -> None:
         super().__init__()
         self.shape = _shape(size, channels=channels, d_model=d_model, num_layers=num_layers, num_heads=num_heads,
                             feed_forward_dim=feed_forward_dim)
@@ -181,6 +183,9 @@ class Wav2Vec2(nn.Module):
         self.standardise = standardise
         self.feature_encoder = FeatureEncoder(self.features_dim)
         self.feature_norm = nn.LayerNorm(self.features_dim)
+        if freeze_features:
+            self.feature_encoder.requires_grad_(False)
+            self.feature_norm.requires_grad_(False)
         self.projection = Linear(self.features_dim, self.output_dim)
         self.projection_dropout = Dropout(dropout)
         self.positions = ConvolutionalPositions(self.output_dim, dropout)
@@ -230,10 +235,11 @@ class Wav2Vec2Decoder(Wav2Vec2):
 
     def __init__(self, input_dim: int, *, size: str = "base", channels: int | None = None, d_model: int | None = None,
                  num_layers: int | None = None, num_heads: int | None = None, feed_forward_dim: int | None = None,
-                 dropout: float = 0.1, standardise: bool = False, rate: float = 0.7, weights: str = "") -> None:
+                 dropout: float = 0.1, standardise: bool = False, freeze_features: bool = False, rate: float = 0.7,
+                 weights: str = "") -> None:
         super().__init__(input_dim, size=size, channels=channels, d_model=d_model, num_layers=num_layers,
                          num_heads=num_heads, feed_forward_dim=feed_forward_dim, dropout=dropout,
-                         standardise=standardise)
+                         standardise=standardise, freeze_features=freeze_features)
         if not 0.0 < rate <= 1.0:
             raise ValueError(f"rate {rate} must lie above 0 and at most at 1")
         self.shape["rate"] = rate
