@@ -103,13 +103,13 @@ def mean_normalise(frames: Tensor, lengths: Tensor | None) -> Tensor:
     return zero_padding(frames - masked_mean(frames, lengths)[:, None], lengths)
 
 
-def standardise(frames: Tensor, lengths: Tensor | None) -> Tensor:
+def standardise(frames: Tensor, lengths: Tensor | None, epsilon: float = 1e-5) -> Tensor:
     """Return frames of mean 0 and variance 1 over each utterance's time, channel by channel, in float32.
 
-    Cepstral mean and variance normalisation (Viikki & Laurila, 1998). Padding is zero.
+    Cepstral mean and variance normalisation (Viikki & Laurila, 1998). Padding is zero. epsilon: added to the variance.
     """
     centred = mean_normalise(frames.float(), lengths)
-    return centred * torch.rsqrt(masked_mean(centred.square(), lengths)[:, None] + 1e-5)
+    return centred * torch.rsqrt(masked_mean(centred.square(), lengths)[:, None] + epsilon)
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.encoders.layers import Conv1d, Dropout, Linear, SelfAttention, attend
-from src.masking import masked_mean, standardise, strided_lengths, zero_padding
+from src.masking import standardise, strided_lengths, zero_padding
 
 SIZES = {
     "base": {"channels": 512, "d_model": 512, "num_layers": 6, "num_heads": 8, "feed_forward_dim": 2048},
@@ -57,10 +57,7 @@ class FeatureEncoder(nn.Module):
 
         An utterance shorter than 400 samples is filled up with silence and gives one frame.
         """
-        samples = zero_padding(waveform, lengths)[..., None].float()
-        samples = samples - masked_mean(samples, lengths)[:, None]
-        variance = masked_mean(samples.square(), lengths)[:, None]
-        frames = zero_padding(samples * torch.rsqrt(variance + 1e-7), lengths)
+        frames = standardise(zero_padding(waveform, lengths)[..., None], lengths, 1e-7)
         if frames.shape[1] < RECEPTIVE_SAMPLES:
             frames = F.pad(frames, (0, 0, 0, RECEPTIVE_SAMPLES - frames.shape[1]))
         for conv in self.convs:
