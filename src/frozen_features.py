@@ -1,7 +1,7 @@
 """What a frozen feature encoder makes of every utterance, worked out once before training.
 
 wav2vec 2.0 is fine-tuned with its feature encoder frozen, so each utterance's features are the same at every step; the
-seven convolutions that give them cost several times what the layers after them do. Goes in: a store of waveforms. Comes
+seven convolutions that give them cost more than two layers after them do. Goes in: a store of waveforms. Comes
 out: a store of features, held in memory, of the same rows.
 """
 
