@@ -14,9 +14,8 @@ from torch import nn
 from tqdm import tqdm
 
 from src.config import Train
-from src.encoders.wav2vec2 import KERNELS, STRIDES, Wav2Vec2
+from src.encoders.wav2vec2 import STRIDES, Wav2Vec2, frame_lengths
 from src.evaluate import autocast
-from src.masking import strided_lengths
 from src.store import Store
 
 SAMPLES_PER_FRAME = prod(STRIDES)
@@ -31,14 +30,6 @@ def are_frozen(encoder: nn.Module) -> bool:
     return not any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
 
-def feature_lengths(num_samples: np.ndarray) -> np.ndarray:
-    """Return how many frames (N,) utterances of num_samples (N,) give, at least one."""
-    lengths = torch.from_numpy(num_samples)
-    for kernel, stride in zip(KERNELS, STRIDES):
-        lengths = strided_lengths(lengths, kernel, stride, 0)
-    return lengths.numpy()
-
-
 def of(store: Store, rows: np.ndarray, encoder: nn.Module, train: Train, frame_budget: int,
        max_bytes: int = MAX_BYTES) -> Store | None:
     """Return a store of the normalised features of `rows`, float32 (frames, channels); other rows are empty.
@@ -49,7 +40,7 @@ def of(store: Store, rows: np.ndarray, encoder: nn.Module, train: Train, frame_b
     if not are_frozen(encoder):
         return None
     num_frames = np.zeros_like(store.num_frames)
-    num_frames[rows] = feature_lengths(store.num_frames[rows])
+    num_frames[rows] = frame_lengths(torch.from_numpy(store.num_frames[rows])).numpy()
     offsets = np.cumsum(num_frames) - num_frames
     if 4 * int(num_frames.sum()) * encoder.features_dim > max_bytes:
         return None

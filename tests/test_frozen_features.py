@@ -9,7 +9,7 @@ from src import ctc_run, finetune, frozen_features
 from src.competition import open_competition
 from src.config import override, part
 from src.ctc import CTCModel
-from src.encoders.wav2vec2 import FeatureEncoder
+from src.encoders.wav2vec2 import FeatureEncoder, frame_lengths
 from src.experiments import get
 from src.parts import build
 from src.preprocess import preprocess
@@ -73,7 +73,7 @@ def test_a_model_gives_the_same_from_features_as_from_waveforms(uneven_dir, work
 def test_features_that_learn_or_do_not_fit_are_not_kept(uneven_dir, workspace):
     experiment = experiment_of()
     store, frozen = open_store(uneven_dir, experiment), CTCModel(experiment, 3).encoder
-    need = 4 * ENCODER["channels"] * int(frozen_features.feature_lengths(store.num_frames[store.train_rows]).sum())
+    need = 4 * ENCODER["channels"] * int(frame_lengths(torch.from_numpy(store.num_frames[store.train_rows])).sum())
 
     def kept(encoder, max_bytes):
         return frozen_features.of(store, store.train_rows, encoder, experiment.train, 150, max_bytes) is not None

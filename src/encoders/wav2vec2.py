@@ -29,6 +29,13 @@ POSITION_KERNEL, POSITION_GROUPS = 129, 16  # the paper has 128 frames; an odd n
 WEIGHTS_FORMAT = 1
 
 
+def frame_lengths(lengths: Tensor | None) -> Tensor | None:
+    """Return how many frames (B,) the feature encoder makes of lengths (B,) samples, at least one; None for None."""
+    for kernel, stride in zip(KERNELS, STRIDES):
+        lengths = strided_lengths(lengths, kernel, stride, 0)
+    return lengths
+
+
 class FeatureConv(nn.Conv1d):
     """Convolution over frames (B, T, C) without padding, then layer norm over each frame's channels, then GELU."""
 
@@ -62,8 +69,7 @@ class FeatureEncoder(nn.Module):
             frames = F.pad(frames, (0, 0, 0, RECEPTIVE_SAMPLES - frames.shape[1]))
         for conv in self.convs:
             frames = conv(frames)
-            lengths = strided_lengths(lengths, conv.kernel_size[0], conv.stride[0], 0)
-        return frames, lengths
+        return frames, frame_lengths(lengths)
 
 
 class ConvolutionalPositions(nn.Module):
