@@ -12,14 +12,14 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from src import experiments
-from src.adapt import has_gpu, usable_cpus
+from src.adapt import has_gpu, multiplies_bfloat16, usable_cpus
 from src.bench_cases import (
     FileCrops,
     Inference,
@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES[:4], metavar="STAGE",
                         help=f"what is measured, of {' '.join(STAGES)} (default: all but padding, which trains on "
                         "whole utterances)")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=(), metavar="PRECISION",
+                        help="number types of training and inference (default: float32 and bfloat16, which is left out "
+                        "where the processor does not multiply it)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a measurement (default: %(default)s)")
@@ -93,7 +96,8 @@ def main(options: argparse.Namespace) -> None:
         print(f"bench: the machine is busy (load {machine['load']:.1f} on {machine['processors']} processors): the "
               "figures will be low and scattered", flush=True)
     stores = {one.features: find_store(competition, one.features) for one in chosen.values()}
-    bench = Bench(competition, device, options.repeats, options.seconds, stores)
+    precisions = _precisions(options.precisions, device)
+    bench = Bench(competition, device, options.repeats, options.seconds, precisions, stores)
     with _scratch_workspace():
         if "preprocess" in options.stages:
             for divisor in DIVISORS if options.scale else (1,):
@@ -101,7 +105,7 @@ def main(options: argparse.Namespace) -> None:
         if "crops" in options.stages:
             bench.crops(features)
         if "train" in options.stages:
-            bench.matrix_product()
+            bench.matrix_products()
         for name, experiment in chosen.items():
             peer_run = partial(peer.run, name, peer_steps[name]) if peer and name in MODELS else None
             bench.model(name, experiment, [stage for stage in MODEL_STAGES if stage in options.stages], peer_run)
@@ -121,6 +125,15 @@ def _device(asked: str) -> str:
     if asked == "cuda" and not has_gpu():
         raise SettingError("--device cuda: the NVIDIA driver sees no GPU here; use --device cpu")
     return ("cuda" if has_gpu() else "cpu") if asked == "auto" else asked
+
+
+def _precisions(asked: Sequence[str], device: str) -> Sequence[str]:
+    """Return the number types to measure."""
+    if asked or device == "cuda" or multiplies_bfloat16():
+        return asked or PRECISIONS
+    print("bench: this processor does not multiply bfloat16, which would take minutes and is left out; --precisions "
+          "float32 bfloat16 measures it all the same", flush=True)
+    return PRECISIONS[:1]
 
 
 def _experiment(name: str, assignments: list[str], device: str) -> Experiment:
@@ -185,15 +198,16 @@ def _scratch_workspace() -> Iterator[None]:
 class Bench:
     """The measurements of one competition on one device, a row each.
 
-    stores: the store of each feature settings, None for one that has yet to be made.
+    precisions: the number types of training and inference. stores: the store of each feature settings, None for one
+    that has yet to be made.
     """
 
-    def __init__(self, competition: Competition, device: str, repeats: int, seconds: float,
+    def __init__(self, competition: Competition, device: str, repeats: int, seconds: float, precisions: Sequence[str],
                  stores: dict[Features, Path | None]) -> None:
         self.competition, self.device, self.stores = competition, device, stores
-        self.repeats, self.seconds = repeats, seconds
+        self.repeats, self.seconds, self.precisions = repeats, seconds, precisions
         self.rows: list[Row] = []
-        self.matrix_row: Row | None = None
+        self.matrix_rows: dict[str, Row] = {}
 
     def preprocess(self, features: Features, divisor: int) -> None:
         """Measure preprocessing of every divisor-th utterance beside merely reading the files, all of them warm."""
@@ -222,15 +236,18 @@ class Bench:
                 turns.append(self._turn(stack, row, StoreCrops(store_dir, size, batch_size, self.device)))
             self._in_turn(turns)
 
-    def matrix_product(self) -> None:
-        """Measure the rate that training is held against."""
-        self.matrix_row = self._row(Row("train", "matrix product, bfloat16", "TFLOP/s"))
+    def matrix_products(self) -> None:
+        """Measure the rates that training is held against, one of each number type."""
+        turns = []
         with contextlib.ExitStack() as stack:
-            self._in_turn([self._turn(stack, self.matrix_row, MatrixProduct(self.device, usable_cpus()))])
+            for precision in self.precisions:
+                row = self.matrix_rows[precision] = self._row(Row("train", f"matrix product, {precision}", "TFLOP/s"))
+                turns.append(self._turn(stack, row, MatrixProduct(self.device, usable_cpus(), precision)))
+            self._in_turn(turns)
 
     def model(self, name: str, experiment: Experiment, stages: list[str],
               peer_run: Callable[[], PeerResult] | None) -> None:
-        """Measure training and inference of an experiment in both precisions, and a peer's, all in turn."""
+        """Measure training and inference of an experiment in every precision, and a peer's, all in turn."""
         if not stages:
             return
         store_dir, turns, peer_rows = self._store(experiment.features), [], {}
@@ -240,12 +257,12 @@ class Bench:
                 beside = {}
                 if peer_run:
                     peer_rows[stage] = beside["peer"] = self._row(Row(stage, f"{name}, peer", unit))
-                for precision in PRECISIONS:
+                for precision in self.precisions:
                     row = self._row(Row(stage, f"{name}, {precision}", unit, beside=dict(beside)))
                     plan = make_plan(self.competition.name, store_dir,
                                      override(experiment, {"train.precision": precision}))
-                    with_flops = self.matrix_row if stage == "train" else None
-                    turns.append(self._turn(stack, row, case(plan), matrix_row=with_flops))
+                    matrix_row = self.matrix_rows[precision] if stage == "train" else None
+                    turns.append(self._turn(stack, row, case(plan), matrix_row=matrix_row))
                     beside.setdefault(precision, row)
             if "infer" in stages:
                 plan = make_plan(self.competition.name, store_dir, experiment)
@@ -270,7 +287,7 @@ class Bench:
     def advice(self, name: str) -> str:
         """Return which precision trains an experiment faster here; empty where that was not measured."""
         pair = [row for row in self.rows if row.stage == "train" and row.what in [f"{name}, {p}" for p in PRECISIONS]]
-        if not pair:
+        if len(pair) < len(PRECISIONS):
             return ""
         slow, fast = sorted(pair, key=lambda row: row.median)
         if min(fast.values) <= max(slow.values):

@@ -196,10 +196,11 @@ class Inference:
 
 @dataclass(frozen=True)
 class MatrixProduct:
-    """The product of two square bfloat16 matrices, as large as the device needs for its full rate; TFLOP a second."""
+    """The product of two square matrices, as large as the device needs for its full rate; TFLOP a second."""
 
     device: str
     threads: int
+    precision: str  # "float32" or "bfloat16"
 
     def open(self) -> Batches:
         """Draw the matrices."""
@@ -207,7 +208,7 @@ class MatrixProduct:
 
         torch.set_num_threads(self.threads)
         size = 8192 if self.device == "cuda" else 2048
-        left, right = torch.randn(2, size, size, device=self.device).bfloat16()
+        left, right = torch.randn(2, size, size, device=self.device).to(getattr(torch, self.precision))
         return Batches(lambda _: left @ right, 2 * size**3 / 1e12, self.device)
 
 

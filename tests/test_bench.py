@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from src import bench, bench_cases, bench_meters, bench_peer, bench_table, bench_worker, experiments
+from src.bench import PRECISIONS
 from src.competition import open_competition
 from src.config import Features, override, part
 from src.errors import InputError, RunError, SettingError
@@ -372,14 +373,15 @@ def test_everything_is_measured_in_turn_printed_written_and_removed(course_dir, 
     monkeypatch.setattr(bench_cases.MatrixProduct, "open", lambda case: bench_meters.Batches(str, 1e-3, "cpu"))
     settings = [word for setting in TINY_SET for word in ("--set", setting)]
     run_bench("--data", course_dir, "--experiments", "course", *settings, "--repeats", 2, "--seconds", 0.01, "--device",
-              "cpu", "--peer", peer, "--peer-steps", "course=3", "--json", workspace / "out.json")
+              "cpu", "--precisions", "float32", "bfloat16", "--peer", peer, "--peer-steps", "course=3", "--json",
+              workspace / "out.json")
     log = [what for what, seconds in here.log if seconds or what.startswith("peer")]
     models = ["train: course, float32", "train: course, bfloat16", "infer: course, float32", "infer: course, bfloat16",
               "infer: course, float32, 4,940 frames", "peer course 3"]
     stages = [["preprocess: 22 utterances, read only", "preprocess: 22 utterances"],
               [f"crops: {what}" for what in ("a file an item, 48 frames", "store, 48 frames, batch 32",
                                              "store, 48 frames, batch 256")],
-              ["train: matrix product, bfloat16"], models]
+              ["train: matrix product, float32", "train: matrix product, bfloat16"], models]
     assert log == [what for group in stages for what in group * 2]
     assert not list((workspace / "data").glob(".bench-*"))
     assert os.environ[VARIABLE] == str(workspace)
@@ -387,15 +389,16 @@ def test_everything_is_measured_in_turn_printed_written_and_removed(course_dir, 
 
     content = json.loads((workspace / "out.json").read_text())
     rows = {f"{row['stage']}: {row['what']}": row for row in content["rows"]}
-    assert len(rows) == len(content["rows"]) == 13
+    assert len(rows) == len(content["rows"]) == 14
     assert all(len(row["values"]) == 2 and row["low"] <= row["median"] <= row["high"] for row in rows.values())
     ours, theirs = rows["train: course, bfloat16"], rows["train: course, peer"]
     assert theirs["values"] == [50.0, 50.0]
     assert rows["infer: course, peer"]["values"] == [20.0, 20.0]
     assert ours["ratios"] == pytest.approx({"peer": ours["median"] / 50, "float32": ours["median"] / rows[
         "train: course, float32"]["median"]})
-    assert ours["part_of_matrix_rate"] == pytest.approx(
-        ours["median"] * ours["flops"] / (1e12 * rows["train: matrix product, bfloat16"]["median"]))
+    for precision in PRECISIONS:
+        row, product = rows[f"train: course, {precision}"], rows[f"train: matrix product, {precision}"]
+        assert row["part_of_matrix_rate"] == pytest.approx(row["median"] * row["flops"] / (1e12 * product["median"]))
     assert rows["preprocess: 22 utterances"]["ratios"].keys() == {"reading"}
     assert rows["crops: store, 48 frames, batch 256"]["ratios"].keys() == {"a file an item"}
     printed = capsys.readouterr().out
@@ -408,6 +411,20 @@ def test_preprocessing_at_several_sizes(frames_dir, workspace, here, capsys):
     done = [about for about, _ in here.log if "read only" not in about]
     assert done == [f"preprocess: {size} utterances" for size in (2 + 1, 3 + 1, 5 + 2, 9 + 3, 23)]
     assert "7.7 times as many" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("multiplies", "asked", "measured"), [
+    (True, (), PRECISIONS), (False, (), ("float32",)), (False, ("bfloat16",), ("bfloat16",))])
+def test_bfloat16_is_left_out_where_the_processor_does_not_multiply_it(course_dir, workspace, here, monkeypatch, capsys,
+                                                                       multiplies, asked, measured):
+    monkeypatch.setattr(bench, "multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr(bench_cases.MatrixProduct, "open", lambda case: bench_meters.Batches(str, 1e-3, "cpu"))
+    settings = [word for setting in TINY_SET for word in ("--set", setting)]
+    run_bench("--data", course_dir, "--experiments", "course", *settings, "--stages", "train", "--repeats", 1,
+              "--seconds", 0.01, "--device", "cpu", *(("--precisions", *asked) if asked else ()))
+    assert [about for about, seconds in here.log if seconds] == [
+        f"train: {what}, {precision}" for what in ("matrix product", "course") for precision in measured]
+    assert ("left out" in capsys.readouterr().out) == (measured == ("float32",))
 
 
 def test_ways_to_pad_are_measured_in_turn_when_asked_for(course_dir, workspace, here, capsys):
@@ -439,7 +456,7 @@ def test_the_numbers_of_a_row_and_of_the_table():
 
 
 def test_a_precision_is_recommended_only_beyond_the_spread(course_dir):
-    measured = bench.Bench(open_competition(course_dir), "cpu", 3, 1.0, {})
+    measured = bench.Bench(open_competition(course_dir), "cpu", 3, 1.0, PRECISIONS, {})
     assert measured.advice("course") == ""
     for precision, values in (("float32", [10.0, 11.0, 12.0]), ("bfloat16", [20.0, 22.0, 24.0])):
         measured.rows.append(bench_table.Row("train", f"course, {precision}", "crops/s", values=values))
