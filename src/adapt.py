@@ -5,6 +5,7 @@ nothing to do must find that out at once.
 """
 
 import ctypes
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ LITTLE_SPEECH = 60_000  # frames
 AUTO_ENCODER = {True: part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=32),
                 False: part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64, stride=2)}
 AUTO_EMBEDDING_DIM = {True: 96, False: 192}
+FOLD_GB = 2  # of memory for a process that trains one of several folds
 FEWEST_STEPS = {True: 600, False: 1500}
 
 
@@ -96,8 +98,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         "train.steps": steps,
         "train.crop_frames": crop_frames,
         "train.precision": auto_precision(data, device) if train.precision == "auto" else train.precision,
-        "train.threads": max(1, usable_cpus() // distributed.local_world_size()) if train.threads == "auto"
-        else train.threads,
+        "train.threads": auto_threads(folds, device) if train.threads == "auto" else train.threads,
         "train.processes": processes,
         "train.valid_every": max(1, steps // 10) if train.valid_every == "auto" else train.valid_every,
         "optim.warmup_steps": min(experiment.optim.warmup_steps, steps // 10),
@@ -127,6 +128,19 @@ def auto_precision(data: DataSummary, device: str) -> str:
     return "bfloat16" if device == "cuda" or (multiplies_bfloat16() and not data.is_little) else "float32"
 
 
+def auto_threads(folds: int | str, device: str) -> int:
+    """Return the threads of a process: on a processor its share where several folds are trained at the same time.
+
+    As many folds as there are processors and FOLD_GB of memory for, but in rounds of one size: 5 as 2, 2, 1 or 3, 2.
+    """
+    cpus = max(1, usable_cpus() // distributed.local_world_size())
+    if folds == "all" or device != "cpu" or distributed.world_size() > 1:
+        return cpus
+    most = max(1, min(folds, cpus, memory_gb() // FOLD_GB))
+    at_once = math.ceil(folds / math.ceil(folds / most))
+    return cpus // at_once
+
+
 def multiplies_bfloat16() -> bool:
     """Return whether Linux says that this processor multiplies bfloat16 itself; others are slower with it."""
     try:
@@ -139,6 +153,11 @@ def multiplies_bfloat16() -> bool:
 def usable_cpus() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> int:
+    """Return this machine's memory in whole gigabytes."""
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
 
 
 def has_gpu() -> bool:

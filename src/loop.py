@@ -7,11 +7,9 @@ the counters is carried from step to step: a run that was stopped anywhere and s
 import contextlib
 import csv
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from src.errors import DivergedError
 from src.files import atomic_open
 from src.model import load_tensors
 from src.optim import WeightAverage, build_optimiser, learning_rate
+from src.stop_signals import stop_signals
 
 SAVE_EVERY_S = 60.0
 SHOW_EVERY_S = 0.5
@@ -52,27 +51,6 @@ def step_seed(seed: int, fold: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, fold, step + 1]).generate_state(1, np.uint64)[0] >> 1)
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a question that the loop asks between steps; the second acts at once."""
-    asked = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
 @dataclass
 class Loop:
     """Minimise a loss over `steps` steps.
@@ -80,7 +58,8 @@ class Loop:
     loss_of(step) returns {"loss": scalar tensor with a graph, other scalars to log}; gradients_of(step), where it is
     given, is called instead and has done the backward pass too. validate(step), called every `valid_every` steps (0:
     never) and at the end, returns {"valid_metric": larger is better, other numbers to log}.
-    directory receives last.pt while running, best.pt where `select` is "best", and log.csv.
+    directory receives last.pt while running, best.pt where `select` is "best", and log.csv. stop_asked: asked between
+    steps instead of the signals; bar_line: of the terminal, where several processes show their progress.
     """
 
     model: nn.Module
@@ -96,6 +75,8 @@ class Loop:
     valid_every: int = 0
     select: str = "last"
     description: str = "train"
+    stop_asked: Callable[[], bool] | None = None
+    bar_line: int | None = None
 
     def run(self) -> Progress:
         """Train from where the directory's last.pt left off to the end, and leave the selected weights in the model.
@@ -109,10 +90,12 @@ class Loop:
         device_sums = {name: torch.tensor(value, dtype=torch.float64, device=self.device)
                        for name, value in progress.sums.items()}
         started = shown = saved = time.monotonic()
-        with stop_signals() as stop_asked, tqdm(
+        is_shown = sys.stderr.isatty()
+        stopping = contextlib.nullcontext(self.stop_asked) if self.stop_asked else stop_signals()
+        with stopping as stop_asked, tqdm(
                 total=self.steps, initial=progress.step, desc=self.description, unit="step", dynamic_ncols=True,
-                mininterval=SHOW_EVERY_S if sys.stderr.isatty() else LOG_EVERY_S,
-                disable=not distributed.is_main()) as bar:
+                mininterval=SHOW_EVERY_S if is_shown else LOG_EVERY_S, leave=self.bar_line is None or not is_shown,
+                position=self.bar_line if is_shown else None, disable=not distributed.is_main()) as bar:
             while progress.step < self.steps:
                 self._step(progress.step, optimiser, device_sums)
                 if average:

@@ -83,6 +83,14 @@ class Store:
                    columns["text"], np.flatnonzero(is_train), np.flatnonzero(~is_train), offsets, num_frames, frames,
                    torch.from_numpy(frames))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process is made from; it maps the frames anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("frames", "flat")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        frames = Store.open(state["directory"]).frames
+        vars(self).update(state, frames=frames, flat=torch.from_numpy(frames))
+
     @functools.cached_property
     def shortest(self) -> int:
         """Return the length of the shortest utterance in frames (samples for waveforms)."""

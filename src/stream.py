@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
               f"({'out-of-fold' if plan.experiment.folds != 1 else 'held out'}, seed {plan.experiment.seed})")
     if out:
         _local_score(competition, out, plan.run_id)
-    print(f"time: {time.monotonic() - started:.1f} s (training in all: {result['seconds']:.1f} s)")
+    print(f"time: {time.monotonic() - started:.1f} s (the folds' training added up: {result['seconds']:.1f} s)")
 
 
 def preprocess(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src import distributed, finetune
+from src import distributed, finetune, fold_workers
 from src.allocator import keep_large_blocks
 from src.augment import Augmentation, check_kinds
 from src.augment_speed import SpeedCopies
@@ -21,6 +21,7 @@ from src.batch import Batch
 from src.config import to_json
 from src.evaluate import autocast, predict
 from src.files import digest, read_json, write_json
+from src.fold_workers import Place
 from src.head_importance import remove_least_important
 from src.ledger_row import timestamp
 from src.logits import accuracy, cross_entropy, save_logits
@@ -49,16 +50,28 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
             return distributed.told(read_json(plan.directory / "result.json") if distributed.is_main() else None)
         if distributed.is_main():
             write_json(plan.directory / "experiment.json", to_json(plan.experiment))
-        folds = store.folds(plan.experiment.folds)
-        done = [plan.directory / f"fold_{fold}" / "result.json" for fold in range(len(folds))]
-        for fold, (train_rows, valid_rows) in enumerate(folds):
-            if not distributed.told(done[fold].exists()):
-                _Fold(plan, store, fold, len(folds), train_rows, valid_rows).run(report)
+        num_folds = len(store.folds(plan.experiment.folds))
+        done = [plan.directory / f"fold_{fold}" / "result.json" for fold in range(num_folds)]
+        todo = [fold for fold, path in enumerate(done) if not distributed.told(path.exists())]
+        train, count = plan.experiment.train, 1
+        if train.device == "cpu" and distributed.world_size() == 1 and not report:
+            count = fold_workers.num_at_once(train.threads, len(todo))
+        if count > 1:
+            fold_workers.run(train_fold, plan, store, todo, count)
+        else:
+            for fold in todo:
+                train_fold(plan, store, fold, report=report)
         result = None
         if distributed.is_main():
             result = _summarise(plan, store, [read_json(path) for path in done])
             write_json(plan.directory / "result.json", result)
         return distributed.told(result)
+
+
+def train_fold(plan: Plan, store: Store, fold: int, place: Place | None = None, report: Report | None = None) -> None:
+    """Train one fold of a plan and leave its folder whole. place: this process's beside others that train folds."""
+    folds = store.folds(plan.experiment.folds)
+    _Fold(plan, store, fold, len(folds), *folds[fold]).run(report, place)
 
 
 def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -137,14 +150,15 @@ class _Fold:
 
             self.captured = CapturedGradients(self.model, self.losses_of, self.generator)
 
-    def run(self, report: Report | None) -> None:
+    def run(self, report: Report | None, place: Place | None) -> None:
         """Fit, then save model, logits and result, the result last."""
         loop = Loop(
             model=self.model, optim=self.experiment.optim, steps=self.train.steps, loss_of=self.loss_of,
             gradients_of=self.gradients_of if self.captured else None, directory=self.directory,
             seed=self.experiment.seed, fold=self.fold, device=self.train.device,
             validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
-            description=self.name)
+            description=self.name, stop_asked=place.stop.is_set if place else None,
+            bar_line=place.number if place else None)
         progress = loop.run()
         if not distributed.is_main():
             return

@@ -12,6 +12,12 @@ import torch
 SPEAKERS = ("anna", "bert", "carl")
 
 
+@pytest.fixture(autouse=True)
+def one_fold_after_the_other(monkeypatch):
+    """Train folds in the process of the test, where it can look in; what is about several removes the variable."""
+    monkeypatch.setenv("SPEAKER_ID_FOLDS_AT_ONCE", "1")
+
+
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     """Send everything that is written to tmp_path, and return it."""

@@ -92,7 +92,8 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.campaign),
                                     signal.SIGTERM,
                                     pytest.param(signal.SIGKILL, marks=pytest.mark.campaign)])
-def test_stopped_in_the_middle_the_same_command_ends_in_the_same_bytes(tmp_path, number, undisturbed):
+def test_stopped_in_the_middle_the_same_command_ends_in_the_same_bytes(tmp_path, number, undisturbed, monkeypatch):
+    monkeypatch.delenv("SPEAKER_ID_FOLDS_AT_ONCE")
     environment = {**os.environ, "SPEAKER_ID_WORKSPACE": str(tmp_path), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-m", "src", "run", *QUICK], env=environment, cwd=ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)

@@ -1,14 +1,19 @@
 """Stage 2 on small real stores: out-of-fold hygiene, exact resume of a whole fold, other inputs, failures on record."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from src import experiments, ledger
 from src.competition import open_competition
 from src.config import override, part
 from src.errors import RunError, SettingError
 from src.files import read_json
+from src.fold_workers import VARIABLE
 from src.logits import read_logits
+from src.model import load_tensors
 from src.plan import find_run, make_plan
 from src.preprocess import preprocess
 from src.record import train_and_record
@@ -113,6 +118,21 @@ def test_a_fold_stopped_and_resumed_equals_one_never_stopped(course_dir, workspa
     train(course_dir, **changes)
     for name, expected in zip(("valid.npz", "test.npz"), whole):
         np.testing.assert_array_equal(read_logits(plan.directory / "fold_0" / name)[1], expected)
+
+
+def test_folds_side_by_side_leave_what_one_after_the_other_does(course_dir, workspace, monkeypatch):
+    plan, _, result = train(course_dir, folds=2)
+    kept = plan.directory.rename(plan.directory.with_name("one_after_the_other"))
+    store = replace(Store.open(plan.store_dir), digest="another")  # what the caller made of it, not what lies there
+    monkeypatch.setenv(VARIABLE, "2")
+    beside = run(plan, store)
+    assert beside == result | {key: beside[key] for key in ("finished", "seconds")} | {"store": "another"}
+    for fold in range(2):
+        old, new = (directory / f"fold_{fold}" for directory in (kept, plan.directory))
+        for name in ("valid.npz", "test.npz", "log.csv"):
+            assert (old / name).read_bytes() == (new / name).read_bytes(), f"fold {fold}: {name}"
+        weights = [load_tensors(directory / "model.pt")["model"] for directory in (old, new)]
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 @pytest.mark.parametrize("changes", [{"features.store": "waveform", "augment": "speed"}, {"augment": "mel_speed"}])
