@@ -94,7 +94,7 @@ class Train:
     batch_size: int = 32
     crop_frames: int | Auto = 128
     # Utterances shorter than a crop: masked padding, or begun again; "device": padding on a CPU, begun again on a GPU.
-    short: Literal["device", "pad", "repeat"] = "device"
+    short: Literal["device", "pad", "repeat"] | Auto = "device"
     label_smoothing: float = 0.0
     mixup: float = 0.0  # alpha of Beta(alpha, alpha) (Zhang et al., 2018); 0: none
     pseudo_labels: str = ""  # a run or blend whose surest test predictions join the training part

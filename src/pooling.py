@@ -3,6 +3,8 @@
 Padded frames never count. Moments over time are taken in float32, whatever autocast makes of the frames.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,30 @@ def softmax_over_time(scores: Tensor, lengths: Tensor | None) -> Tensor:
     if mask is not None:
         scores = scores.masked_fill(~mask[..., None], float("-inf"))
     return scores.float().softmax(1)
+
+
+class Moments(torch.autograd.Function):
+    """Mean and standard deviation (B, D) of float32 frames (B, T, D) over time, in few passes over them.
+
+    weighted_statistics makes twenty passes forward and backward, and on a CPU each costs what memory does: a quarter of
+    the ECAPA-TDNN's step where two train side by side. Here there are three forward and one backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation."""
+        mean = frames.mean(1)
+        variance = (frames - mean[:, None]).square_().mean(1)
+        deviation = variance.clamp_min(VARIANCE_FLOOR).sqrt()
+        ctx.save_for_backward(frames, mean, variance, deviation)
+        return mean, deviation
+
+    @staticmethod
+    def backward(ctx: Any, grad_mean: Tensor, grad_deviation: Tensor) -> Tensor:
+        """Return the gradient (B, T, D) of the frames: linear in them."""
+        frames, mean, variance, deviation = ctx.saved_tensors
+        slope = (grad_deviation / deviation).masked_fill_(variance < VARIANCE_FLOOR, 0.0) / frames.shape[1]
+        return torch.addcmul((grad_mean / frames.shape[1] - slope * mean)[:, None], frames, slope[:, None])
 
 
 class MeanPooling(nn.Module):
@@ -99,6 +125,9 @@ class StatisticsPooling(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
         """Return (B, 2 D)."""
         frames = zero_padding(frames.float(), lengths)
+        is_cpu_step = torch.is_grad_enabled() and frames.device.type == "cpu" and not torch.compiler.is_compiling()
+        if lengths is None and is_cpu_step:
+            return torch.cat(Moments.apply(frames), 1)
         return torch.cat(weighted_statistics(frames, uniform_weights(frames, lengths)), 1)
 
 

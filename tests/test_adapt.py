@@ -28,6 +28,9 @@ def test_nothing_is_left_open(name, data):
     assert complete.optim.warmup_steps <= complete.train.steps // 10
 
 
+FEW = DataSummary("logmel", 480, 8, 350, 160)
+
+
 def test_rules_follow_the_data():
     vowels, speech, tiny = (adapt(experiments.get("default"), data) for data in (VOWELS, SPEECH, TINY))
     assert vowels.encoder.kwargs["channels"] < speech.encoder.kwargs["channels"]
@@ -37,8 +40,18 @@ def test_rules_follow_the_data():
     assert (speech.folds, tiny.folds) == (5, 3), "no more folds than the smallest class has utterances"
     assert [item.name for item in vowels.augment] == ["jitter"]
     assert [item.name for item in tiny.augment] == ["waveform_session"]
-    few = adapt(experiments.get("default"), DataSummary("logmel", 480, 8, 350, 160))
-    assert (vowels.train.steps, few.train.steps, speech.train.steps) == (600, 1500, 2812)
+    assert (vowels.train.short, speech.train.short, tiny.train.short) == ("device", "repeat", "device")
+
+
+@pytest.mark.parametrize(("native", "cpus", "device", "steps"), [
+    (True, 2, "cpu", (600, 1500, 2812)), (False, 2, "cpu", (600, 750, 1875)), (False, 4, "cpu", (600, 1500, 2812)),
+    (False, 2, "cuda", (600, 1500, 2812))])
+def test_fewer_steps_where_each_takes_long(monkeypatch, native, cpus, device, steps):
+    monkeypatch.setattr(adapt_module, "multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr(adapt_module, "usable_cpus", lambda: cpus)
+    default = override(experiments.get("default"), {"train.device": device})
+    assert tuple(adapt(default, data).train.steps for data in (VOWELS, FEW, SPEECH)) == steps
+    assert adapt(override(default, {"train.steps": 3000}), SPEECH).train.steps == 3000
 
 
 @pytest.mark.parametrize("native", [True, False])

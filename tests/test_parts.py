@@ -17,6 +17,7 @@ from src.encoders.transformer import TransformerLayer
 from src.errors import SettingError
 from src.masking import MaskedBatchNorm1d, MaskedBatchNorm2d, valid_mask, zero_padding
 from src.parts import build, catalogue
+from src.pooling import Moments
 
 INPUT_DIM = 12
 NUM_SPEAKERS = 5
@@ -337,6 +338,24 @@ def test_pooling_gradients_are_finite_and_stay_within_the_utterance(name):
     other = build("pooling", part(name), 6)
     other.load_state_dict(pooling.state_dict())
     assert torch.equal(other(frames, lengths), pooled)
+
+
+def test_moments_of_full_items_and_their_gradient_are_those_of_padded_ones():
+    frames = torch.randn(3, 9, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda values: torch.cat(Moments.apply(values), 1), frames)
+    still = torch.randn(2, 7, 6)
+    still[0, :, 2] *= 1e-3  # a deviation at its floor, which has no slope
+    still[1, :, 4] = 1.5
+    pooling, asked = build("pooling", part("statistics"), 6), torch.randn(2, 12)
+    pooled, slopes = [], []
+    for lengths in (None, torch.tensor([7, 7])):
+        values = still.clone().requires_grad_()
+        pooled.append(pooling(values, lengths))
+        slopes.append(torch.autograd.grad(pooled[-1], values, asked)[0])
+    torch.testing.assert_close(*pooled)
+    torch.testing.assert_close(*slopes)
+    with torch.no_grad():
+        torch.testing.assert_close(pooling(still, None), pooled[0])
 
 
 def test_attentive_statistics_without_context_sees_each_frame_alone():

@@ -22,7 +22,7 @@ class TDNNLayer(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
         """Return frames (B, T, output_dim)."""
-        return self.norm(F.relu(self.conv(frames, lengths), inplace=True), lengths)
+        return self.norm(F.relu(self.conv(frames, lengths)), lengths)
 
 
 class EntryLayer(nn.Module):
@@ -35,7 +35,7 @@ class EntryLayer(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return frames (B, T / stride, output_dim) and their lengths."""
-        hidden = F.relu(self.conv(frames, lengths), inplace=True)
+        hidden = F.relu(self.conv(frames, lengths))
         lengths = strided_lengths(lengths, self.conv.kernel_size[0], self.conv.stride[0], self.conv.padding[0])
         return self.norm(hidden, lengths), lengths
 
@@ -122,7 +122,7 @@ class ECAPA_TDNN(nn.Module):
         for block in self.blocks:
             outputs.append(block(total, lengths))
             total = total + outputs[-1]
-        return F.relu(self.aggregate(torch.cat(outputs, 2)), inplace=True), lengths
+        return F.relu(self.aggregate(torch.cat(outputs, 2))), lengths
 
 
 ENCODERS = {"ecapa_tdnn": ECAPA_TDNN}
