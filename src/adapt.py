@@ -28,11 +28,11 @@ LITTLE_SPEECH = 60_000  # frames
 AUTO_ENCODER = {True: part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=32),
                 False: part("ecapa_tdnn", channels=256, aggregate_dim=768, se_dim=64, stride=2)}
 AUTO_EMBEDDING_DIM = {True: 96, False: 192}
-# Much speech in fewer steps where each takes long: on few processors that do not multiply bfloat16. On two such five
-# folds of so762's 1,600 utterances then take less than an hour, of 400 less than 20 minutes.
+# Much speech in fewer steps and folds where each takes long: on few processors that do not multiply bfloat16.
+FEW_CPUS = 4  # fewer than these
 PASSES, PASSES_SLOW = 45, 30
 FEWEST_STEPS, FEWEST_STEPS_SLOW = {True: 600, False: 1500}, 750
-FEW_CPUS = 4  # fewer than these
+FOLDS, FOLDS_SLOW = 5, 4  # the last of five would train beside an idle processor
 FOLD_GB = 2  # of memory for a process that trains one of several folds
 
 
@@ -83,7 +83,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     device = ("cuda" if has_gpu() else "cpu") if train.device == "auto" else train.device
     steps = auto_steps(data, train.batch_size, device) if train.steps == "auto" else train.steps
     crop_frames = auto_crop(data) if train.crop_frames == "auto" else train.crop_frames
-    folds = auto_folds(data) if experiment.folds == "auto" else experiment.folds
+    folds = auto_folds(data, device) if experiment.folds == "auto" else experiment.folds
     if min(steps, crop_frames, train.batch_size) < 1 or (folds != "all" and folds < 1):
         raise SettingError("train.steps, train.crop_frames, train.batch_size and folds must be at least 1")
     processes = distributed.world_size()
@@ -116,7 +116,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
 def auto_steps(data: DataSummary, batch_size: int, device: str) -> int:
     """Return about PASSES over the training utterances, from FEWEST_STEPS to 70,000 steps."""
     passes, fewest = PASSES, FEWEST_STEPS[data.is_little]
-    if device == "cpu" and not data.is_little and usable_cpus() < FEW_CPUS and not multiplies_bfloat16():
+    if is_slow(data, device):
         passes, fewest = PASSES_SLOW, FEWEST_STEPS_SLOW
     return int(np.clip(passes * data.num_utterances / batch_size, fewest, 70000))
 
@@ -126,14 +126,19 @@ def auto_crop(data: DataSummary) -> int:
     return int(np.clip(data.median_frames * 1.1, 8, 200))
 
 
-def auto_folds(data: DataSummary) -> int:
-    """Return 5 folds, fewer where the smallest class has fewer utterances, at least 2."""
-    return int(np.clip(data.smallest_class, 2, 5))
+def auto_folds(data: DataSummary, device: str) -> int:
+    """Return FOLDS, fewer where the smallest class has fewer utterances, at least 2."""
+    return int(np.clip(data.smallest_class, 2, FOLDS_SLOW if is_slow(data, device) else FOLDS))
 
 
 def auto_precision(data: DataSummary, device: str) -> str:
     """Return bfloat16 on a GPU, and on a processor that multiplies it where there is much speech; else float32."""
     return "bfloat16" if device == "cuda" or (multiplies_bfloat16() and not data.is_little) else "float32"
+
+
+def is_slow(data: DataSummary, device: str) -> bool:
+    """Return whether training takes long here: much speech on few processors that do not multiply bfloat16."""
+    return device == "cpu" and not data.is_little and usable_cpus() < FEW_CPUS and not multiplies_bfloat16()
 
 
 def auto_threads(folds: int | str, device: str) -> int:

@@ -37,20 +37,22 @@ def test_rules_follow_the_data():
     assert tiny.encoder.kwargs["channels"] == vowels.encoder.kwargs["channels"], "ten thousand frames are little"
     assert (vowels.frontend.mean_norm, speech.frontend.mean_norm) == (False, "both")
     assert (vowels.train.crop_frames, speech.train.crop_frames) == (16, 200)
-    assert (speech.folds, tiny.folds) == (5, 3), "no more folds than the smallest class has utterances"
+    assert (vowels.folds, tiny.folds) == (5, 3), "no more folds than the smallest class has utterances"
     assert [item.name for item in vowels.augment] == ["jitter"]
     assert [item.name for item in tiny.augment] == ["waveform_session"]
     assert (vowels.train.short, speech.train.short, tiny.train.short) == ("device", "repeat", "device")
 
 
-@pytest.mark.parametrize(("native", "cpus", "device", "steps"), [
-    (True, 2, "cpu", (600, 1500, 2812)), (False, 2, "cpu", (600, 750, 1875)), (False, 4, "cpu", (600, 1500, 2812)),
-    (False, 2, "cuda", (600, 1500, 2812))])
-def test_fewer_steps_where_each_takes_long(monkeypatch, native, cpus, device, steps):
+@pytest.mark.parametrize(("native", "cpus", "device", "steps", "folds"), [
+    (True, 2, "cpu", (600, 1500, 2812), (5, 5, 5)), (False, 2, "cpu", (600, 750, 1875), (5, 4, 4)),
+    (False, 4, "cpu", (600, 1500, 2812), (5, 5, 5)), (False, 2, "cuda", (600, 1500, 2812), (5, 5, 5))])
+def test_fewer_steps_and_folds_where_each_takes_long(monkeypatch, native, cpus, device, steps, folds):
     monkeypatch.setattr(adapt_module, "multiplies_bfloat16", lambda: native)
     monkeypatch.setattr(adapt_module, "usable_cpus", lambda: cpus)
     default = override(experiments.get("default"), {"train.device": device})
-    assert tuple(adapt(default, data).train.steps for data in (VOWELS, FEW, SPEECH)) == steps
+    adapted = [adapt(default, data) for data in (VOWELS, FEW, SPEECH)]
+    assert tuple(one.train.steps for one in adapted) == steps
+    assert tuple(one.folds for one in adapted) == folds
     assert adapt(override(default, {"train.steps": 3000}), SPEECH).train.steps == 3000
 
 

@@ -71,14 +71,6 @@ def test_the_whole_stream_twice_and_again_from_nothing(tmp_path, monkeypatch):
     assert (ROOT / "ablations.csv").read_bytes() == tracked, "a workspace of its own keeps its own ledger"
 
 
-def test_another_seed_is_another_model(tmp_path):
-    for seed in (0, 1):
-        run_sh(tmp_path, *QUICK, "--set", f"seed={seed}", "--set", "folds=1")
-    models = [path.read_bytes() for path in tmp_path.rglob("test.npz") if "fold_0" in str(path)]
-    assert len(models) == 2
-    assert models[0] != models[1]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The submission of a run that nothing stops."""

@@ -120,6 +120,14 @@ def test_a_fold_stopped_and_resumed_equals_one_never_stopped(course_dir, workspa
         np.testing.assert_array_equal(read_logits(plan.directory / "fold_0" / name)[1], expected)
 
 
+def test_another_seed_is_another_model(course_dir, workspace):
+    logits = []
+    for seed in (0, 1):
+        plan, _, _ = train(course_dir, folds=1, seed=seed)
+        logits.append(read_logits(plan.directory / "fold_0" / "test.npz")[1])
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+
+
 def test_folds_side_by_side_leave_what_one_after_the_other_does(course_dir, workspace, monkeypatch):
     plan, _, result = train(course_dir, folds=2)
     kept = plan.directory.rename(plan.directory.with_name("one_after_the_other"))
