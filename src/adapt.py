@@ -30,7 +30,7 @@ AUTO_ENCODER = {True: part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=
 AUTO_EMBEDDING_DIM = {True: 96, False: 192}
 # Much speech in fewer steps and folds where each takes long: on few processors that do not multiply bfloat16.
 FEW_CPUS = 4  # fewer than these
-PASSES, PASSES_SLOW = 45, 30
+PASSES, PASSES_SLOW = 45, 36
 FEWEST_STEPS, FEWEST_STEPS_SLOW = {True: 600, False: 1500}, 750
 FOLDS, FOLDS_SLOW = 5, 4  # the last of five would train beside an idle processor
 FOLD_GB = 2  # of memory for a process that trains one of several folds

@@ -44,7 +44,7 @@ def test_rules_follow_the_data():
 
 
 @pytest.mark.parametrize(("native", "cpus", "device", "steps", "folds"), [
-    (True, 2, "cpu", (600, 1500, 2812), (5, 5, 5)), (False, 2, "cpu", (600, 750, 1875), (5, 4, 4)),
+    (True, 2, "cpu", (600, 1500, 2812), (5, 5, 5)), (False, 2, "cpu", (600, 750, 2250), (5, 4, 4)),
     (False, 4, "cpu", (600, 1500, 2812), (5, 5, 5)), (False, 2, "cuda", (600, 1500, 2812), (5, 5, 5))])
 def test_fewer_steps_and_folds_where_each_takes_long(monkeypatch, native, cpus, device, steps, folds):
     monkeypatch.setattr(adapt_module, "multiplies_bfloat16", lambda: native)
