@@ -3,6 +3,7 @@
 inputs -> [log-mel, for a store of waveforms] -> [mean normalisation] -> encoder -> pooling -> embedding -> head
 """
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -99,7 +100,9 @@ def save_model(path: Path, model: SpeakerModel, experiment: Experiment, kind: st
                speakers: tuple[str, ...]) -> None:
     """Write a checkpoint that `load_model` rebuilds the model from, atomically."""
     content = {"format": CHECKPOINT_FORMAT, "experiment": to_json(experiment), "kind": kind, "input_dim": input_dim,
-               "speakers": list(speakers), "num_copies": model.num_copies, "model": model.state_dict()}
+               "speakers": list(speakers), "num_copies": model.num_copies}
+    # New strings: a pickle's bytes tell which equal ones are one object, which differs from process to process.
+    content = json.loads(json.dumps(content)) | {"model": model.state_dict()}
     with atomic_open(path, "wb") as file:
         torch.save(content, file)
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,12 +11,9 @@ import soundfile
 import torch
 
 SPEAKERS = ("anna", "bert", "carl")
-
-
-@pytest.fixture(autouse=True)
-def one_fold_after_the_other(monkeypatch):
-    """Train folds in the process of the test, where it can look in; what is about several removes the variable."""
-    monkeypatch.setenv("SPEAKER_ID_FOLDS_AT_ONCE", "1")
+# Folds are trained in the process of the test, which can look in, and without the seconds that another one takes to
+# start; tests of folds side by side remove the variable.
+os.environ["SPEAKER_ID_FOLDS_AT_ONCE"] = "1"
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from src import experiments, ledger
 from src.competition import open_competition
@@ -13,7 +12,6 @@ from src.errors import RunError, SettingError
 from src.files import read_json
 from src.fold_workers import VARIABLE
 from src.logits import read_logits
-from src.model import load_tensors
 from src.plan import find_run, make_plan
 from src.preprocess import preprocess
 from src.record import train_and_record
@@ -137,10 +135,8 @@ def test_folds_side_by_side_leave_what_one_after_the_other_does(course_dir, work
     assert beside == result | {key: beside[key] for key in ("finished", "seconds")} | {"store": "another"}
     for fold in range(2):
         old, new = (directory / f"fold_{fold}" for directory in (kept, plan.directory))
-        for name in ("valid.npz", "test.npz", "log.csv"):
+        for name in ("valid.npz", "test.npz", "log.csv", "model.pt"):
             assert (old / name).read_bytes() == (new / name).read_bytes(), f"fold {fold}: {name}"
-        weights = [load_tensors(directory / "model.pt")["model"] for directory in (old, new)]
-        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 @pytest.mark.parametrize("changes", [{"features.store": "waveform", "augment": "speed"}, {"augment": "mel_speed"}])
