@@ -144,14 +144,18 @@ def is_slow(data: DataSummary, device: str) -> bool:
 def auto_threads(folds: int | str, device: str) -> int:
     """Return the threads of a process: on a processor its share where several folds are trained at the same time.
 
-    As many folds as there are processors and FOLD_GB of memory for, but in rounds of one size: 5 as 2, 2, 1 or 3, 2.
+    As many folds as there is room for, but in rounds of one size: 5 as 2, 2, 1 or 3, 2.
     """
     cpus = max(1, usable_cpus() // distributed.local_world_size())
     if folds == "all" or device != "cpu" or distributed.world_size() > 1:
         return cpus
-    most = max(1, min(folds, cpus, memory_gb() // FOLD_GB))
-    at_once = math.ceil(folds / math.ceil(folds / most))
-    return cpus // at_once
+    rounds = math.ceil(folds / min(folds, room_for_folds(threads=1)))
+    return cpus // math.ceil(folds / rounds)
+
+
+def room_for_folds(threads: int) -> int:
+    """Return how many folds can be trained at once: each takes `threads` processors and FOLD_GB of memory."""
+    return max(1, min(usable_cpus() // threads, memory_gb() // FOLD_GB))
 
 
 def multiplies_bfloat16() -> bool:

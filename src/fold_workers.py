@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from src.adapt import usable_cpus
+from src.adapt import room_for_folds
 from src.errors import RunError, SettingError
 from src.plan import Plan
 from src.stop_signals import stop_signals
@@ -31,14 +31,14 @@ LOOK_EVERY_S = 0.2  # for a stop that is asked for
 
 
 def num_at_once(threads: int, num_folds: int) -> int:
-    """Return how many folds to train at the same time: as many as there are processors for their threads.
+    """Return how many folds to train at the same time: as many as there is room for, at most `num_folds`.
 
     The environment variable SPEAKER_ID_FOLDS_AT_ONCE says another number, where memory is short, say.
     """
     asked = os.environ.get(VARIABLE, "")
     if asked and not (asked.isdecimal() and int(asked)):
         raise SettingError(f"{VARIABLE}={asked}: write a whole number above 0")
-    return min(int(asked) if asked else max(1, usable_cpus() // threads), num_folds)
+    return min(int(asked) if asked else room_for_folds(threads), num_folds)
 
 
 def run(train_fold: TrainFold, plan: Plan, store: "Store", folds: Sequence[int], count: int) -> None:
