@@ -54,11 +54,13 @@ case "${1:-}" in
     test)
         shift
         cd "$root"
+        marks="not campaign"
         if [[ "${1:-}" == --all ]]; then
             shift
-            exec "$python" -m pytest "$@"
+            marks=""
         fi
-        exec "$python" -m pytest -m "not campaign" "$@"
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # processes beside each other share the processors
+        exec "$python" -m pytest -n auto --maxprocesses 8 --dist worksteal -m "$marks" "$@"
         ;;
     torchrun)
         shift

@@ -240,6 +240,7 @@ def test_a_foreign_or_torn_file_stops_nothing(workspace):
     assert run_store.store_of(old) is None
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_studies_tell_their_trials_from_the_storage(workspace):
     import optuna
 
