@@ -112,4 +112,4 @@ def _write_names(axis: "Axes", points: list[tuple[float, float, str, int]]) -> N
         seeds = f" (n={num_runs})" if num_runs > 1 else ""
         axis.annotate(name + seeds, (x, y), xytext=(1.03, height), textcoords="axes fraction", fontsize=8, va="center",
                       zorder=1, arrowprops={"arrowstyle": "-", "color": "#b5b5b5", "linewidth": 0.6, "shrinkA": 1,
-                                            "shrinkB": 4})
+                                            "shrinkB": 4, "relpos": (0, 0.5)})  # from the name's left end
