@@ -137,7 +137,8 @@ def _precisions(asked: Sequence[str], device: str) -> Sequence[str]:
 
 
 def _experiment(name: str, assignments: list[str], device: str) -> Experiment:
-    experiment = override(experiments.get(name), {"train.device": device, **parse_assignments(assignments)})
+    one_alone = {"train.device": device, "folds": 1}  # several folds would be taken to share the processors
+    experiment = override(experiments.get(name), one_alone | parse_assignments(assignments))
     complete_experiment(experiment)  # a mistyped setting stops here
     return experiment
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from src import bench, bench_cases, bench_meters, bench_peer, bench_table, bench_worker, experiments
+from src import adapt, bench, bench_cases, bench_meters, bench_peer, bench_table, bench_worker, experiments
 from src.bench import PRECISIONS
 from src.competition import open_competition
 from src.config import Features, override, part
@@ -53,6 +53,16 @@ def run_bench(*arguments):
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
     bench.main(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_an_experiment_is_measured_on_all_processors(monkeypatch):
+    """Two folds at once would have one processor each, the peer both."""
+    monkeypatch.setattr(adapt, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(adapt, "memory_gb", lambda: 16)
+    data = adapt.DataSummary("logmel", 2000, 8, 400, 100)
+    for name in ("course", "seed88", "default"):
+        assert adapt.adapt(bench._experiment(name, [], "cpu"), data).train.threads == 2
+    assert adapt.adapt(bench._experiment("course", ["folds=5"], "cpu"), data).train.threads == 1
 
 
 class Here:
