@@ -2,8 +2,9 @@
 
 A competition often holds as many test utterances of one speaker as of another, while a model under another session
 gives too many to some speakers and too few to others. Whether the classes are even is not assumed: predicted counts
-of classes that chance has filled scatter like a Poisson's, errors scatter them more, and only an even deal makes them
-scatter much less. Where they do, log-posteriors are matched to equal shares, which uses no label.
+of classes that chance has filled scatter like a Poisson's, errors scatter them more, a random share p of an even corpus
+1 - p of that, and only an even deal makes them scatter much less. Where they do, and the utterances can be dealt out
+at all, log-posteriors are matched to equal shares, which uses no label.
 """
 
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from src.logits import log_softmax
 
 SIGNIFICANCE = 1e-3  # chance that classes filled at random are taken for even
+LARGEST_DISPERSION = 0.4  # under the 0.5 of a random half of an even corpus: a test part is seldom more
 MAX_PASSES = 500
 TOLERANCE = 1e-3  # largest relative error of a class's share
 
@@ -27,8 +29,9 @@ class Prior(NamedTuple):
 def estimate(scores: np.ndarray) -> Prior:
     """Return what the predictions (argmax) of scores (N, C) say of the classes' counts.
 
-    Even: the index of dispersion (C - 1) variance / mean lies in the lower tail of its chi-squared distribution with
-    C - 1 degrees of freedom, which it follows for classes of equal chance (Fisher, 1925).
+    Even: N is a multiple of C, and the index of dispersion (C - 1) variance / mean lies in the lower tail of its
+    chi-squared distribution with C - 1 degrees of freedom, which it follows for classes of equal chance (Fisher, 1925),
+    and is below what random halves of an even corpus have (hypergeometric counts).
     """
     from scipy.stats import chi2
 
@@ -37,7 +40,8 @@ def estimate(scores: np.ndarray) -> Prior:
         return Prior(float("nan"), False)
     counts = np.bincount(scores.argmax(1), minlength=num_classes)
     dispersion = counts.var(ddof=1) / counts.mean()
-    return Prior(float(dispersion), bool(chi2.cdf((num_classes - 1) * dispersion, num_classes - 1) < SIGNIFICANCE))
+    is_rare = chi2.cdf((num_classes - 1) * dispersion, num_classes - 1) < SIGNIFICANCE
+    return Prior(float(dispersion), bool(is_rare and dispersion < LARGEST_DISPERSION and num_rows % num_classes == 0))
 
 
 def match_even(scores: np.ndarray) -> np.ndarray:

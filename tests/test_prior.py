@@ -32,6 +32,18 @@ def test_an_even_deal_is_told_from_chance_and_from_a_leaning_model():
         assert not prior.estimate(np.zeros(shape)).is_even
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize("num_classes", [100, 500])
+def test_a_random_part_of_an_even_corpus_is_not_taken_for_even(num_classes, share):
+    """Its counts are hypergeometric: less scattered than chance, yet they differ, and matching would spoil answers."""
+    corpus = np.repeat(np.arange(num_classes), 10)
+    size = round(len(corpus) * share)
+    told = [prior.estimate(np.eye(num_classes)[np.random.default_rng(s).permutation(corpus)[:size]]) for s in range(40)]
+    assert np.mean([t.dispersion for t in told]) == pytest.approx(1 - share, abs=0.03)
+    assert sum(t.is_even for t in told) <= 4
+    assert not prior.estimate(np.eye(num_classes)[corpus[:-30]]).is_even, "not to be dealt out evenly"
+
+
 def test_matching_is_the_smallest_change_with_equal_shares():
     """The dual of the constrained problem, by a general solver: one bias a class."""
     scores = guessed(np.repeat(np.arange(6), 7), 6, 1.0, 1, bias=1.0)
