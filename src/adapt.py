@@ -7,9 +7,10 @@ nothing to do must find that out at once.
 import ctypes
 import math
 import os
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -33,24 +34,37 @@ FEW_CPUS = 4  # fewer than these
 PASSES, PASSES_SLOW = 45, 36
 FEWEST_STEPS, FEWEST_STEPS_SLOW = {True: 600, False: 1500}, 750
 FOLDS, FOLDS_SLOW = 5, 4  # the last of five would train beside an idle processor
+FEW = 0.1  # of the utterances, in classes too small for as many folds as the others allow
 FOLD_GB = 2  # of memory for a process that trains one of several folds
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What the rules look at: the training part of a store."""
+    """What the rules look at: the training part of a store.
+
+    smallest_class: utterances of the smallest class, but for small ones that hold under FEW of all. num_groups: counted
+    as folds do, where an utterance without a group is one of its own.
+    """
 
     kind: str  # "logmel", "cepstra" or "waveform"
     num_utterances: int
     smallest_class: int
     median_frames: int  # of frames, whatever the kind
     shortest_frames: int
+    num_groups: int = FOLDS
 
     @classmethod
-    def of(cls, kind: str, labels: np.ndarray, num_frames: np.ndarray, hop_length: int) -> "DataSummary":
-        """Summarise training labels (N,) and lengths (N,); a waveform's samples count as frames of `hop_length`."""
+    def of(cls, kind: str, labels: np.ndarray, num_frames: np.ndarray, hop_length: int,
+           groups: Sequence[str] = ()) -> "DataSummary":
+        """Summarise training labels (N,), lengths (N,) and groups (N,), "" for none.
+
+        A waveform's samples count as frames of `hop_length`.
+        """
         frames = num_frames // hop_length if kind == "waveform" else num_frames
-        return cls(kind, len(labels), min(Counter(labels.tolist()).values()), int(np.median(frames)), int(frames.min()))
+        sizes = np.sort(np.unique(labels, return_counts=True)[1])
+        smallest = sizes[np.searchsorted(np.cumsum(sizes), FEW * len(labels))]
+        num_groups = len(set(groups) - {""}) + sum(not group for group in groups) if len(groups) else len(labels)
+        return cls(kind, len(labels), int(smallest), int(np.median(frames)), int(frames.min()), num_groups)
 
     @property
     def is_little(self) -> bool:
@@ -86,6 +100,8 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     folds = auto_folds(data, device) if experiment.folds == "auto" else experiment.folds
     if min(steps, crop_frames, train.batch_size) < 1 or (folds != "all" and folds < 1):
         raise SettingError("train.steps, train.crop_frames, train.batch_size and folds must be at least 1")
+    if experiment.seed < 0:
+        raise SettingError(f"seed={experiment.seed}: a seed is a whole number from 0 on")
     processes = distributed.world_size()
     if train.processes not in (1, processes):
         raise SettingError(f"train.processes={train.processes}, but {processes} run: start them with `bash run.sh "
@@ -126,9 +142,15 @@ def auto_crop(data: DataSummary) -> int:
     return int(np.clip(data.median_frames * 1.1, 8, 200))
 
 
-def auto_folds(data: DataSummary, device: str) -> int:
-    """Return FOLDS, fewer where the smallest class has fewer utterances, at least 2."""
-    return int(np.clip(data.smallest_class, 2, FOLDS_SLOW if is_slow(data, device) else FOLDS))
+def auto_folds(data: DataSummary, device: str) -> int | Literal["all"]:
+    """Return FOLDS, fewer where the smallest class has fewer utterances, at least 2 but no more than groups.
+
+    A single group cannot be split: all is trained on and nothing validated.
+    """
+    if data.num_groups == 1:
+        return "all"
+    most = min(FOLDS_SLOW if is_slow(data, device) else FOLDS, data.num_groups)
+    return int(np.clip(data.smallest_class, 2, most))
 
 
 def auto_precision(data: DataSummary, device: str) -> str:

@@ -29,6 +29,7 @@ MOST_SAMPLES = 1 << 29  # three hours at 48 kHz, 2 GB; hours of silence fit a fl
 MOST_CHANNELS = 64
 RATES = 4000, 768_000  # Hz; a second at 1 Hz would become 16,000
 RESAMPLED_SAMPLES = 1 << 22  # resampled at once: torch's convolution takes some 14 times their memory
+STREAMED_BYTES = 0x7FFFF000 - 64  # a wav written to a pipe states a size from here on, or 0: its writer did not know
 MP3_FRAME = 1152  # samples; a torn last frame changes nothing that could be heard
 LARGEST_KERNEL = 1 << 20  # reduced rate from x reduced rate to; 44.1 to 16 kHz is 70,560
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -43,7 +44,7 @@ def decode(data: bytes) -> tuple[np.ndarray, int]:
     if data[:4] == b"OggS":
         _check_ogg(data)
     elif data[:4] == b"RIFF":
-        _check_wav(data)
+        data = _checked_wav(data)
     num_samples = 0
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -145,14 +146,23 @@ def _ogg_crc(page: bytes) -> int:
     return int(f"{crc:032b}"[::-1], 2)
 
 
-def _check_wav(data: bytes) -> None:
-    """Raise CorruptFile when the data chunk is shorter than its header says; a streamed file states no length."""
+def _checked_wav(data: bytes) -> bytes:
+    """Return a wav; raises CorruptFile when its data chunk is shorter than the header says.
+
+    A file written to a pipe states no length, or one far beyond its own; 0, which would be read as no samples, is
+    replaced in both headers.
+    """
     position = 12
     while position + 8 <= len(data):
         name, size = struct.unpack_from("<4sI", data, position)
         position += 8
         if name == b"data":
-            if 0 < size < 0xFFFFFF00 and position + size > len(data):
+            if 0 < size < STREAMED_BYTES and position + size > len(data):
                 raise CorruptFile(f"truncated: {len(data) - position} of {size} bytes of samples")
-            return
+            stated = 8 + int.from_bytes(data[4:8], "little")
+            if size == 0 and stated <= position < len(data):  # else a chunk of another kind follows an empty one
+                return b"".join((b"RIFF", struct.pack("<I", len(data) - 8), data[8 : position - 4],
+                                 struct.pack("<I", len(data) - position), data[position:]))
+            return data
         position += size + size % 2
+    return data

@@ -7,7 +7,7 @@ there, lists the training utterances; sample_submission.csv fixes the test ids a
 from pathlib import Path
 
 from src.errors import InputError
-from src.listing import AUDIO_SUFFIXES, Folders, Utterance, check_paths, is_audio
+from src.listing import AUDIO_SUFFIXES, Folders, Utterance, check_paths, is_audio, is_other_audio
 from src.tables import read_csv, shown, some
 
 ENDINGS = ", ".join(AUDIO_SUFFIXES)
@@ -36,16 +36,24 @@ def _found(directory: Path, folders: Folders) -> list[Utterance]:
     utterances = []
     for speaker in sorted(folders.folders("train")):
         folder = f"train/{speaker}"
-        for deeper in sorted(folders.folders(folder)):
-            if any(map(is_audio, folders.files(f"{folder}/{deeper}"))):
-                raise InputError(f"{directory / folder / deeper}: audio in a folder within a speaker's; move it up, or "
-                                 "list all training utterances in utterances.csv")
-        names = sorted(filter(is_audio, folders.files(folder)))
+        names = _names(folders, folder, "a speaker's; move it up, or list all training utterances in utterances.csv")
         if not names:
             raise InputError(f"{directory / folder}: no audio ({ENDINGS}) in this speaker's folder; remove it, or list "
                              "deeper folders in utterances.csv")
         utterances += [Utterance(f"{folder}/{name}", f"{folder}/{name}", "train", speaker) for name in names]
     return utterances
+
+
+def _names(folders: Folders, folder: str, whose: str) -> list[str]:
+    """Return the audio files of `folder` in order; raises InputError for audio beside or below that is not read."""
+    path, files = folders.directory / folder, folders.files(folder)
+    for deeper in sorted(folders.folders(folder)):
+        if any(is_audio(name) or is_other_audio(name) for name in folders.files(f"{folder}/{deeper}")):
+            raise InputError(f"{path / deeper}: audio in a folder within {whose}")
+    if other := sorted(filter(is_other_audio, files)):
+        raise InputError(f"{path}: {len(other)} audio files of a kind that is not read: {some(other)}; convert them "
+                         f"(ffmpeg -i IN OUT.flac) to one of {ENDINGS}, or remove them")
+    return sorted(filter(is_audio, files))
 
 
 def _listed(table_path: Path) -> list[Utterance]:
@@ -68,14 +76,14 @@ def _listed(table_path: Path) -> list[Utterance]:
 
 def _test_names(directory: Path, folders: Folders, sample_path: Path) -> list[str]:
     """Return the names of the test files in the order of the submission."""
-    present = set(filter(is_audio, folders.files("test"))) if (directory / "test").is_dir() else set()
+    present = _names(folders, "test", "test/; move it up, for an Id is a file's name")
     if not present:
         raise InputError(f"{directory / 'test'}: no audio ({ENDINGS}) in the test folder; put the test utterances "
                          f"there, or remove test/ and {sample_path.name} where there is no test part")
     if not sample_path.exists():
-        return sorted(present)
-    names = [row["Id"] for row in read_csv(sample_path, ("Id",))]
-    absent, unlisted = [name for name in names if name not in present], sorted(present.difference(names))
+        return present
+    found, names = set(present), [row["Id"] for row in read_csv(sample_path, ("Id",))]
+    absent, unlisted = [name for name in names if name not in found], sorted(found.difference(names))
     if absent:
         raise InputError(f"{sample_path}: Id: {len(absent)} of {len(names)} have no file in test/: {some(absent)}; "
                          "an Id is the file's name with its ending")

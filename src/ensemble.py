@@ -74,9 +74,9 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
     directory.mkdir(parents=True, exist_ok=True)
     for name, rows, scores in (("valid", valid_rows, valid), ("test", test_rows, test)):
         save_logits(directory / f"{name}.npz", rows, scores)
-    num_folds = min(len(m.fold_tests) for m in members)
-    if len({len(m.fold_tests) for m in members}) > 1:  # other folds split otherwise, but for the first of five
-        num_folds = min(num_folds, int({len(m.fold_tests) for m in members} <= {1, 5}))
+    settings = {m.result["folds"] for m in members}
+    folds = 1 if settings == {1, 5} else settings.pop() if len(settings) == 1 else "all"  # what they all hold out
+    num_folds = 0 if folds == "all" else folds
     by_fold = [_matched(np.tensordot(weights, np.stack([m.fold_tests[k] for m in members]), 1), classes)[0]
                for k in range(num_folds)]
     save_pseudo_labels(directory, test_rows, by_fold, test)
@@ -88,6 +88,7 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
         "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
         "valid": blended,
         "num_valid": len(valid_rows),
+        "folds": folds,
         "test_classes": matched,
         "params": sum(m.result["params"] for m in members),
         "seconds": sum(m.result["seconds"] for m in members),

@@ -16,6 +16,8 @@ from src.errors import InputError
 from src.tables import some
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+OTHER_AUDIO_SUFFIXES = (".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mka", ".mp4", ".oga", ".sph", ".webm",
+                        ".wma", ".wv")  # which are not read
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control, line ends, undecodable
 
 
@@ -41,6 +43,11 @@ class Utterance:
 def is_audio(name: str) -> bool:
     """Tell whether a file's name ends as audio does; hidden files (such as a Mac's "._x.wav") do not count."""
     return name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
+
+
+def is_other_audio(name: str) -> bool:
+    """Tell whether a file's name ends as audio of a kind that is not read."""
+    return name.lower().endswith(OTHER_AUDIO_SUFFIXES) and not name.startswith(".")
 
 
 class Folders:

@@ -52,6 +52,9 @@ def main(options: argparse.Namespace) -> None:
     plan = make_open_set_plan(run, store, options.folds)
     print(f"{plan.run_id}: {run.run_id} without {len(left_out)} of {len(whole.speakers)} speakers"
           + (" is there" if plan.is_done() else ""), flush=True)
+    if run.experiment.train.pseudo_labels:
+        print(f"  and without train.pseudo_labels={run.experiment.train.pseudo_labels}, which name all speakers",
+              flush=True)
     train(plan, store)
     result = {"run": plan.run_id, "num_left_out": len(left_out),
               "left_out": [whole.speakers[i] for i in left_out], **measure(FinishedRun.open(plan.run_id), store)}
@@ -96,7 +99,7 @@ def make_open_set_plan(run: FinishedRun, store: "Store", folds: int | None) -> P
 
     folds: instead of the run's own; a run on all utterances (folds="all") holds one part out here.
     """
-    experiment = run.experiment
+    experiment = override(run.experiment, {"train.pseudo_labels": ""})  # which are numbers of all speakers
     if folds is not None or experiment.folds == "all":
         experiment = override(experiment, {"folds": 1 if folds is None else folds})
     content = {"stage": "open set", "version": VERSION, "run": run.result["digest"], "store": store.digest,

@@ -92,7 +92,8 @@ def ensemble_dir(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
     """
     results = [read_result(path) for path in run_dirs]
     if len({r["table"] for r in results}) != 1:
-        raise SettingError("the runs are not about the same utterances: " + ", ".join(r["run_id"] for r in results))
+        raise SettingError("the runs are not about the same utterances, speakers and groups (or an older version made "
+                           "some of them); train them again: " + ", ".join(r["run_id"] for r in results))
     content = {"stage": "ensemble", "version": ENSEMBLE_VERSION, "runs": sorted(r["digest"] for r in results),
                "classes": classes}
     return run_dirs[0].parent / f"ensemble-{digest(content)[:8]}"

@@ -206,9 +206,9 @@ def _summary(settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
 
     from src.adapt import DataSummary
 
-    speakers, num_frames = zip(*[(row[2], row[-1]) for row in rows if row[1] == "train"])
+    speakers, groups, num_frames = zip(*[(row[2], row[3], row[-1]) for row in rows if row[1] == "train"])
     return dataclasses.asdict(DataSummary.of(settings["kind"], np.array(speakers), np.array(num_frames),
-                                             settings.get("hop_length", 1)))
+                                             settings.get("hop_length", 1), groups))
 
 
 def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list, partly: bool = False) -> list[tuple]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from src.batch import Batch
 from src.errors import RunError, SettingError
-from src.files import read_json
+from src.files import digest, read_json
 from src.masking import zero_padding
 
 DTYPES = {"logmel": np.float16, "cepstra": np.float32, "waveform": np.int16}
@@ -95,6 +95,11 @@ class Store:
     def shortest(self) -> int:
         """Return the length of the shortest utterance in frames (samples for waveforms)."""
         return int(self.num_frames.min(initial=np.iinfo(np.int64).max))
+
+    @functools.cached_property
+    def table(self) -> str:
+        """Return the digest of rows, labels and groups: where they changed, old logits and folds mean other things."""
+        return digest([self.utt_ids, self.speakers, self.labels.tolist(), self.groups])
 
     @property
     def hop_length(self) -> int:

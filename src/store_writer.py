@@ -85,6 +85,8 @@ class StoreWriter:
         self.finished.append(chunk)
         self._unflushed += chunk.num_bytes
         if self._unflushed >= FLUSH_BYTES and self._flush.done():
+            with self._disk():
+                self._flush.result()  # of the last one; its error would be lost
             self._unflushed, self._flush = 0, self._flusher.submit(os.fsync, self._frames.fileno())
 
     def finish(self, final: Path, table: Iterable[Sequence[Any]], skipped: Sequence[Sequence[str]], meta: Any) -> None:

@@ -167,7 +167,7 @@ def _write(competition: Competition, store_dir: Path, blend_dir: Path, out: Path
     from src.store import Store
     from src.submit import write_submission
 
-    kept = write_submission(competition, Store.open(store_dir).utt_ids, blend_dir, out, name)
+    kept = write_submission(competition, Store.open(store_dir), blend_dir, out, name)
     print(f"  {out} and {kept}")
 
 

@@ -3,7 +3,7 @@
 import csv
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,11 @@ from src.competition import Competition
 from src.errors import InputError, RunError
 from src.files import atomic_open
 from src.logits import read_logits
-from src.tables import read_csv, shown
+from src.tables import read_csv, shown, some
 from src.workspace import submissions_dir
+
+if TYPE_CHECKING:
+    from src.store import Store
 
 HEADER = ["Id", "Category"]
 HALVES = ("Public", "Private")
@@ -28,17 +31,22 @@ class Score(NamedTuple):
     num_total: int
 
 
-def write_submission(competition: Competition, utt_ids: list[str], blend_dir: Path, out: Path, name: str) -> Path:
+def write_submission(competition: Competition, store: "Store", blend_dir: Path, out: Path, name: str) -> Path:
     """Write `out` and a copy under submissions/<competition>/<name>.csv; return the copy's path.
 
-    utt_ids are the store's, by row. Raises RunError when ids, order or classes do not match the competition.
+    store: which the blend was made from. Raises RunError when its ids or speakers are not the competition's.
     """
     rows, logits = read_logits(blend_dir / "test.npz")
     expected = [utterance.utt_id for utterance in competition.utterances if utterance.split == "test"]
-    predicted = [utt_ids[row] for row in rows.tolist()]
+    predicted = [store.utt_ids[row] for row in rows.tolist()]
     if sorted(predicted) != sorted(expected):
         raise RunError(f"{blend_dir}: its {len(predicted)} test utterances are not the competition's {len(expected)}; "
                        "the data has changed: run the stream again")
+    if list(store.speakers) != list(competition.speakers):
+        changed = sorted(set(store.speakers) ^ set(competition.speakers))
+        raise RunError(f"{blend_dir}: its {len(store.speakers)} speakers are not the competition's "
+                       f"{len(competition.speakers)} ({some(changed) or 'in another order'}); the data has changed: "
+                       "run the stream again")
     if logits.shape != (len(rows), len(competition.speakers)) or not np.isfinite(logits).all():
         raise RunError(f"{blend_dir}: logits of shape {logits.shape} or not finite for {len(competition.speakers)} "
                        "classes; remove the folder and run again")

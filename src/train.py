@@ -20,7 +20,7 @@ from src.augment_speed import SpeedCopies
 from src.batch import Batch
 from src.config import to_json
 from src.evaluate import autocast, predict
-from src.files import digest, read_json, write_json
+from src.files import read_json, write_json
 from src.fold_workers import Place
 from src.head_importance import remove_least_important
 from src.ledger_row import timestamp
@@ -29,7 +29,7 @@ from src.loop import Loop, step_seed
 from src.model import SpeakerModel, num_parameters, save_model
 from src.parts import build, lookup
 from src.plan import Plan
-from src.pseudo_labels import read_pseudo_labels
+from src.pseudo_labels import check_pseudo_labels, read_pseudo_labels
 from src.sampler import CropSampler
 from src.store import Store
 from src.task import Classification, mix_up
@@ -48,6 +48,8 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
     with distributed.main_lock(plan.directory / ".lock", waiting):
         if distributed.told(plan.is_done()):
             return distributed.told(read_json(plan.directory / "result.json") if distributed.is_main() else None)
+        if plan.experiment.train.pseudo_labels:
+            check_pseudo_labels(plan.pseudo_labels_path.parent, store.table, plan.experiment.folds)
         if distributed.is_main():
             write_json(plan.directory / "experiment.json", to_json(plan.experiment))
         num_folds = len(store.folds(plan.experiment.folds))
@@ -81,7 +83,7 @@ def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[
         "run_id": plan.run_id,
         "digest": plan.digest,
         "store": store.digest,
-        "table": digest([store.utt_ids, store.speakers]),
+        "table": store.table,
         "num_classes": len(store.speakers),
         "params": results[0]["params"],
         "steps": plan.experiment.train.steps,
@@ -160,6 +162,7 @@ class _Fold:
             description=self.name, stop_asked=place.stop.is_set if place else None,
             bar_line=place.number if place else None)
         progress = loop.run()
+        self.captured = None  # it knows this fold, a cycle that would keep the graph's memory while the next is trained
         if not distributed.is_main():
             return
         started = time.monotonic()

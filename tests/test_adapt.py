@@ -1,5 +1,6 @@
 """The rules that fill in "auto": each decided by the data it names, nothing left open."""
 
+import numpy as np
 import pytest
 
 from src import adapt as adapt_module
@@ -43,6 +44,19 @@ def test_rules_follow_the_data():
     assert (vowels.train.short, speech.train.short, tiny.train.short) == ("device", "repeat", "device")
 
 
+@pytest.mark.parametrize(("sizes", "groups", "folds"), [
+    ([8] * 50, None, 5), ([8] * 49 + [1], None, 5), ([8] * 45 + [2] * 5, None, 5), ([3] * 50, None, 3),
+    ([8] * 20 + [2] * 20, None, 2), ([8] * 10 + [1] * 3, None, 5), ([1] * 9, None, 2),
+    ([8] * 50, 3, 3), ([8] * 50, 7, 5), ([8] * 50, 1, "all"), ([3] * 50, 4, 3)])
+def test_folds_are_as_many_as_most_classes_and_the_groups_allow(monkeypatch, sizes, groups, folds):
+    monkeypatch.setattr(adapt_module, "usable_cpus", lambda: 8)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    names = [""] * len(labels) if groups is None else [str(i % groups) for i in range(len(labels))]
+    data = DataSummary.of("logmel", labels, np.full(len(labels), 300), 160, names)
+    assert adapt(experiments.get("default"), data).folds == folds
+    assert data.num_groups == (groups or len(labels))
+
+
 @pytest.mark.parametrize(("native", "cpus", "device", "steps", "folds"), [
     (True, 2, "cpu", (600, 1500, 2812), (5, 5, 5)), (False, 2, "cpu", (600, 750, 2250), (5, 4, 4)),
     (False, 4, "cpu", (600, 1500, 2812), (5, 5, 5)), (False, 2, "cuda", (600, 1500, 2812), (5, 5, 5))])
@@ -66,6 +80,11 @@ def test_bfloat16_where_the_processor_multiplies_it_and_there_is_much_speech(mon
     assert precisions == ["float32", "bfloat16" if native else "float32", "bfloat16", "bfloat16"]
     flags.unlink()
     assert not adapt_module.multiplies_bfloat16(), "another system does not say"
+
+
+def test_a_negative_seed_is_a_wrong_setting():
+    with pytest.raises(SettingError, match="seed=-1: a seed is a whole number from 0 on"):
+        adapt(override(experiments.get("course"), {"seed": -1}), SPEECH)
 
 
 def test_what_is_set_wins_over_the_rules():

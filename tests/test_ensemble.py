@@ -20,7 +20,8 @@ def write_run(root, name, folds, test, *, table="t", shift=0.0):
         np.savez(run_dir / f"fold_{k}" / "test.npz", rows=np.arange(900, 900 + len(test_logits)),
                  logits=np.float32(test_logits) + np.float32(shift))
     write_json(run_dir / "result.json", {"run_id": f"c/{name}-00000000", "digest": name, "store": "s", "table": table,
-                                         "params": 10, "seconds": 1.0})
+                                         "params": 10, "seconds": 1.0,
+                                         "folds": len(folds) if len(folds[0][0]) else "all"})
     return run_dir
 
 
@@ -117,3 +118,19 @@ def test_a_member_without_validation_gets_the_mean_weight(tmp_path, labels):
     weights = result["members"]
     mean = (weights["c/a-00000000"] + weights["c/b-00000000"]) / 2
     assert weights["c/c-00000000"] == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize(("runs", "common", "num_held_out"), [
+    ((5,), 5, 5), ((1,), 1, 1), ((2, 2), 2, 2), ((1, 5), 1, 1), ((4, 5), "all", 0), ((1, 2), "all", 0),
+    ((5, "all"), "all", 0), (("all",), "all", 0)])
+def test_a_blend_says_which_folds_none_of_its_runs_has_seen(tmp_path, labels, runs, common, num_held_out):
+    directories = []
+    for i, folds in enumerate(runs):
+        rows = [np.empty(0, int)] if folds == "all" else np.array_split(np.arange(400), 5 if folds == 1 else folds)
+        rows = rows[:1] if folds == 1 else rows
+        parts = [(part, noisy_logits(labels[part], 1.0, i)) for part in rows]
+        directories.append(write_run(tmp_path, f"run{i}", parts, [noisy_logits(labels[:9], 1.0, 9)] * len(parts)))
+    out = blend(directories, labels)
+    assert read_json(out / "result.json")["folds"] == common
+    with np.load(out / "pseudo_labels.npz") as content:
+        assert len(content["labels"]) == num_held_out + 1, "of each fold, and of all together"

@@ -11,6 +11,7 @@ from src import experiments, open_set
 from src.calibration import equal_error
 from src.competition import open_competition
 from src.config import override, part
+from src.ensemble import blend
 from src.errors import SettingError
 from src.files import read_json
 from src.finished_run import FinishedRun
@@ -114,6 +115,17 @@ def test_a_run_on_all_utterances_holds_one_part_out_and_folds_can_be_fewer(five_
         found = read_json(run.directory / "open_set.json")
         assert 0 < found["num_known"] < 24
         assert len(FinishedRun.open(found["run"]).fold_dirs) == 1
+
+
+def test_a_second_round_is_measured_without_the_labels_of_the_first(five_dir, workspace, capsys):
+    first = trained(five_dir)
+    blend([first.directory], first.store().labels)
+    second = trained(five_dir, **{"train.pseudo_labels": first.run_id})
+    call(second.run_id, "--folds", 1)
+    found = read_json(second.directory / "open_set.json")
+    assert found["num_unknown"] == 6
+    assert FinishedRun.open(found["run"]).experiment.train.pseudo_labels == ""
+    assert f"without train.pseudo_labels={second.experiment.train.pseudo_labels}" in capsys.readouterr().out
 
 
 def test_a_tenth_is_left_out_always_the_same_and_two_remain():

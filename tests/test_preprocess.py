@@ -274,6 +274,21 @@ def test_a_full_disk_says_so_and_the_next_run_goes_on(course_dir, monkeypatch, r
     assert 0 < len(read_paths) < 22
 
 
+@pytest.mark.usefixtures("small_chunks")
+def test_what_a_flush_in_the_background_could_not_write_is_told_whichever_it_was(course_dir, monkeypatch):
+    flushes = []
+
+    def fsync(descriptor):
+        flushes.append(descriptor)
+        if len(flushes) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(store_writer, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(store_writer.os, "fsync", fsync)
+    with pytest.raises(RunError, match=r"cannot be written \(Input/output error\)"):
+        make(course_dir)
+
+
 def test_one_changed_file_changes_the_digest_and_nothing_else_does(audio_dir, read_paths):
     first = make(audio_dir)
     assert find_store(open_competition(audio_dir), Features()) == first
@@ -359,6 +374,23 @@ def test_unusable_training_audio_is_skipped_and_listed(audio_dir, capfd, name, d
     assert f"train/bert/{name}" not in store.utt_ids
     assert f"skipped 1 of 18 training files that cannot be used (all in {path}/skipped.csv)" in capfd.readouterr().out
     assert re.match(cause, skipped(path, f"train/bert/{name}"))
+
+
+@pytest.mark.parametrize(("riff", "size"), [(0, 0), (36, 0), (0x7FFFF024, 0x7FFFF000), (0x7FFFF000, 0x7FFFEFDC),
+                                            (0x7FFFFFFF, 0x7FFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF)])
+def test_a_wav_that_a_pipe_wrote_is_whole_and_an_empty_one_empty(tmp_path, riff, size):
+    path = tmp_path / "whole.wav"
+    soundfile.write(path, voice(0, 0, 0.5), 16000, subtype="PCM_16")
+    whole = path.read_bytes()
+    assert whole[36:40] == b"data"
+    piped = whole[:4] + riff.to_bytes(4, "little") + whole[8:40] + size.to_bytes(4, "little") + whole[44:]
+    waveform, rate = audio.decode(piped)
+    assert rate == 16000
+    np.testing.assert_array_equal(waveform, audio.decode(whole)[0])
+    tags = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    empty = whole[:4] + (36 + len(tags)).to_bytes(4, "little") + whole[8:40] + bytes(4) + tags
+    with pytest.raises(CorruptFile, match="holds no samples"):
+        audio.decode(empty)
 
 
 @pytest.mark.parametrize("change", [sound(np.zeros(9000, np.float32)), sound(np.ones(3, np.float32))],

@@ -1,5 +1,7 @@
 """A second round on a blend's predictions: fold k learns from models that never saw fold k, and from nothing else."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -8,11 +10,12 @@ from src.competition import open_competition
 from src.config import override, part
 from src.ensemble import blend
 from src.errors import SettingError
+from src.files import write_json
 from src.ledger import read as read_ledger
 from src.logits import read_logits
 from src.plan import make_plan
 from src.preprocess import preprocess
-from src.pseudo_labels import read_pseudo_labels, save_pseudo_labels
+from src.pseudo_labels import check_pseudo_labels, read_pseudo_labels, save_pseudo_labels
 from src.record import write_row
 from src.store import Store
 from src.train import run
@@ -61,7 +64,7 @@ def test_each_fold_is_given_what_its_own_models_predict(course_dir, workspace, m
     assert (store.labels[store.test_rows] == -1).all(), "the store itself has learnt no test label"
 
 
-def test_the_surest_come_first_and_a_fold_that_was_seen_is_refused(tmp_path):
+def test_the_surest_come_first(tmp_path):
     first = np.log([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
     second = np.log([[0.1, 0.9], [0.6, 0.4], [0.5, 0.5]])
     save_pseudo_labels(tmp_path, np.array([7, 8, 9]), [first], second)
@@ -69,8 +72,26 @@ def test_the_surest_come_first_and_a_fold_that_was_seen_is_refused(tmp_path):
     assert (rows.tolist(), labels.tolist()) == ([8, 9], [0, 1])
     rows, labels = read_pseudo_labels(tmp_path / "pseudo_labels.npz", None, 0.34)
     assert (rows.tolist(), labels.tolist()) == ([7], [1])
-    with pytest.raises(SettingError, match="hold out no fold 2"):
-        read_pseudo_labels(tmp_path / "pseudo_labels.npz", 1, 0.5)
+
+
+@pytest.mark.parametrize(("first", "second", "works"), [(5, 5, True), (5, 1, True), (1, 1, True), (1, "all", True),
+                                                        ("all", "all", True), (1, 5, False), (4, 1, False),
+                                                        (5, 4, False), ("all", 2, False)])
+def test_folds_that_were_split_otherwise_have_been_seen(tmp_path, first, second, works):
+    blend_dir = tmp_path / "toy" / "ensemble-00000000"
+    write_json(blend_dir / "result.json", {"table": "abc", "folds": first})
+    with nullcontext() if works else pytest.raises(SettingError, match=rf"toy/ensemble-0+: .*theirs: folds={first}"):
+        check_pseudo_labels(blend_dir, "abc", second)
+
+
+def test_labels_that_mean_other_utterances_or_speakers_now_are_refused(frames_dir, workspace):
+    first, _, blend_dir = first_round(frames_dir)
+    table = frames_dir / "frames.csv"
+    table.write_text(table.read_text().replace("train_0,train,anna", "train_0,train,bert"))
+    plan = plan_of(frames_dir, **{"train.pseudo_labels": first.run_id})
+    with pytest.raises(SettingError, match=rf"toy_frames/{blend_dir.name}: its utterances, speakers .* not today's"):
+        run(plan, Store.open(plan.store_dir))
+    assert not list(plan.directory.glob("fold_*")), "told before anything is trained"
 
 
 def test_other_predictions_are_another_run_and_missing_ones_an_error(course_dir, workspace):

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,9 +27,10 @@ def competition(tmp_path):
                        speakers=("x", "y"), utterances=utterances, has_test=True, solution_path=solution)
 
 
-def write(competition, tmp_path, rows, logits, utt_ids):
+def write(competition, tmp_path, rows, logits, utt_ids, speakers=("x", "y")):
     save_logits(tmp_path / "blend" / "test.npz", np.array(rows), np.float32(logits))
-    return write_submission(competition, utt_ids, tmp_path / "blend", tmp_path / "out.csv", "name")
+    store = SimpleNamespace(utt_ids=utt_ids, speakers=speakers)
+    return write_submission(competition, store, tmp_path / "blend", tmp_path / "out.csv", "name")
 
 
 def test_rows_follow_the_competition_whatever_the_store_order(competition, tmp_path, workspace):
@@ -51,6 +53,13 @@ def test_what_does_not_match_the_competition_is_refused_and_nothing_is_written(c
                                                                                logits):
     with pytest.raises(RunError):
         write(competition, tmp_path, rows, logits, ["t", "b,1", 'a"2', "ü3"])
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(("speakers", "said"), [(("x", "z"), r"\(y, z\)"), (("y", "x"), "in another order")])
+def test_speakers_that_were_renamed_since_are_told(competition, tmp_path, workspace, speakers, said):
+    with pytest.raises(RunError, match=f"its 2 speakers are not the competition's 2 .*{said}"):
+        write(competition, tmp_path, [1, 2, 3], [[0, 1]] * 3, ["t", "b,1", 'a"2', "ü3"], speakers)
     assert not (tmp_path / "out.csv").exists()
 
 
