@@ -59,8 +59,8 @@ def _names(folders: Folders, folder: str, whose: str) -> list[str]:
 def _listed(table_path: Path) -> list[Utterance]:
     """Return the training utterances of utterances.csv, which overrides the folders: files not listed are left out."""
     utterances = []
-    for i, row in enumerate(read_csv(table_path, ("path",), ("label", "group", "text"))):
-        where, path = f"{table_path}: line {i + 2}", row["path"]
+    for line, row in read_csv(table_path, ("path",), ("label", "group", "text")).items():
+        where, path = f"{table_path}: line {line}", row["path"]
         parts = path.split("/")
         if parts[0] == "test":
             raise InputError(f"{where}: path: {shown(path)} is a test utterance; the table lists training utterances "
@@ -82,7 +82,7 @@ def _test_names(directory: Path, folders: Folders, sample_path: Path) -> list[st
                          f"there, or remove test/ and {sample_path.name} where there is no test part")
     if not sample_path.exists():
         return present
-    found, names = set(present), [row["Id"] for row in read_csv(sample_path, ("Id",))]
+    found, names = set(present), [row["Id"] for row in read_csv(sample_path, ("Id",)).values()]
     absent, unlisted = [name for name in names if name not in found], sorted(found.difference(names))
     if absent:
         raise InputError(f"{sample_path}: Id: {len(absent)} of {len(names)} have no file in test/: {some(absent)}; "

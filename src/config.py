@@ -99,7 +99,7 @@ class Train:
     mixup: float = 0.0  # alpha of Beta(alpha, alpha) (Zhang et al., 2018); 0: none
     pseudo_labels: str = ""  # a run or blend whose surest test predictions join the training part
     pseudo_share: float = 0.7  # of the test utterances that do
-    balanced: bool = False  # draw every class equally often: small ones are over-sampled up to the largest
+    balanced: bool = False  # draw every class equally often: small ones come again and again, large ones in part
     speed_classes: bool = False  # the speed augmentation's copies are classes of their own in the training head
     valid_every: int | Auto = "auto"  # steps between validations
     select: Literal["best", "last"] = "best"  # which weights a fold keeps

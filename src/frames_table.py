@@ -26,8 +26,8 @@ def list_frames(directory: Path, folders: Folders) -> tuple[str, int, list[str],
         raise InputError(f"{frames_path}: {frames.dtype} of shape {frames.shape}; it must be float32 "
                          "(total_frames, feature_dim) in C order")
     utterances, first_frame = [], 0
-    for i, row in enumerate(read_csv(table_path, ("utt_id", "split", "speaker", "num_frames"))):
-        where = f"{table_path}: line {i + 2}"
+    for line, row in read_csv(table_path, ("utt_id", "split", "speaker", "num_frames")).items():
+        where = f"{table_path}: line {line}"
         if row["split"] not in ("train", "test") or bool(row["speaker"]) != (row["split"] == "train"):
             raise InputError(f"{where}: split {shown(row['split'])}, speaker {shown(row['speaker'])}; split is train "
                              "or test, and training utterances alone name their speaker")

@@ -70,9 +70,9 @@ def local_score(competition: Competition, submission: Path) -> Score | None:
     """
     if competition.solution_path is None:
         return None
-    answers = {row["Id"]: row["Category"] for row in read_csv(submission, tuple(HEADER))}
+    answers = {row["Id"]: row["Category"] for row in read_csv(submission, tuple(HEADER)).values()}
     halves: dict[str, list[bool]] = {half: [] for half in HALVES}
-    for line, row in enumerate(read_csv(competition.solution_path, tuple(HEADER), ("Usage",)), start=2):
+    for line, row in read_csv(competition.solution_path, tuple(HEADER), ("Usage",)).items():
         half = (row.get("Usage") or HALVES[0]).capitalize()
         if row["Id"] not in answers:
             raise InputError(f"{competition.solution_path}: line {line}: id {shown(row['Id'])} is not in {submission}, "

@@ -49,8 +49,9 @@ def whole(content: dict[str, Any], key: str, path: Path, least: int) -> int:
     return value
 
 
-def read_csv(path: Path, required: tuple[str, ...], optional: tuple[str, ...] | None = None) -> list[dict[str, str]]:
-    """Return the rows of a CSV table by column; with `optional` given, other columns are refused.
+def read_csv(path: Path, required: tuple[str, ...],
+             optional: tuple[str, ...] | None = None) -> dict[int, dict[str, str]]:
+    """Return {line, from 1: row by column} of a CSV table without its empty lines; `optional` refuses other columns.
 
     Raises InputError for a file that is no CSV, a missing or repeated column, a row of another length, or no rows.
     """
@@ -58,7 +59,11 @@ def read_csv(path: Path, required: tuple[str, ...], optional: tuple[str, ...] | 
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            rows = [row for row in reader if row]
+            rows, line = {}, reader.line_num + 1
+            for row in reader:
+                if row:
+                    rows[line] = row
+                line = reader.line_num + 1  # where the next row begins: a quoted field may hold lines
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); fetch the file again") from error
     except (ValueError, csv.Error) as error:
@@ -70,13 +75,13 @@ def read_csv(path: Path, required: tuple[str, ...], optional: tuple[str, ...] | 
         raise InputError(f"{path}: the header {shown(','.join(header))} {fault}; it needs {', '.join(required)}")
     if unknown:
         raise InputError(f"{path}: unknown column {shown(unknown[0])}{nearest(unknown[0], (*required, *optional))}")
-    for i, row in enumerate(rows):
+    for line, row in rows.items():
         if len(row) != len(header):
-            raise InputError(f"{path}: line {i + 2}: {len(row)} fields under {len(header)} columns; mend it, or fetch "
+            raise InputError(f"{path}: line {line}: {len(row)} fields under {len(header)} columns; mend it, or fetch "
                              "the file again")
     if not rows:
         raise InputError(f"{path}: the table has no rows; fetch the file again")
-    return [dict(zip(header, row)) for row in rows]
+    return {line: dict(zip(header, row)) for line, row in rows.items()}
 
 
 def some(names: list[str]) -> str:

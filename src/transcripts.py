@@ -22,7 +22,7 @@ def read_transcripts(competition: Competition, path: Path | None = None) -> dict
         raise InputError(f"{path}: no transcripts; give a CSV of path and text by --transcripts, or fill the text "
                          "column of utterances.csv")
     texts: dict[str, str] = {}
-    for row in read_csv(path, ("path", "text")):
+    for row in read_csv(path, ("path", "text")).values():
         if row["path"] not in known:
             raise InputError(f"{path}: path: '{row['path']}' is no training utterance of {competition.name}; paths are "
                              "relative to the competition's folder")

@@ -193,6 +193,8 @@ AUDIO_FAULTS = {
                                  r"1 of 2 files are missing: train/anna/x\.wav"),
     "a listed traversal": (listed(("path", "label"), ("train/../../x.wav", "a")), r"not a plain path"),
     "a listed test file": (listed(("path", "label"), ("test/t0.wav", "a")), r"line 2: path: 'test/t0\.wav' is a test"),
+    "an empty label below empty lines": (lambda d: (d / "utterances.csv").write_text(
+        'path,label\n\n"train/anna/0.wav","a"\n\n\ntrain/anna/1.wav,""\n'), r"line 6: label: none"),
     "an empty label": (listed(("path", "label"), ("train/anna/0.wav", "")), r"line 2: label: none"),
 }
 
