@@ -109,15 +109,17 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        if options.verbose or not is_disk_full(error):
+        if options.verbose:
             raise
-        print(f"error: {error.filename or 'writing'}: the disk is full; make room and run the same command again",
-              file=sys.stderr)
+        said = ("the disk is full; make room and run the same command again" if is_disk_full(error)
+                else f"{error.strerror or error} (--verbose shows where)")
+        print(f"error: {error.filename or 'reading or writing'}: {said}", file=sys.stderr)
         return RunError.exit_code
     return 0
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     code = main()
     if distributed.world_size() > 1:
         distributed.leave(code)

@@ -68,7 +68,7 @@ def open_competition(data: str | Path) -> Competition:
     _check(directory, speakers, utterances)
     solution_path = directory / "solution.csv"
     return Competition(
-        name=_file_name(directory.name),
+        name=file_name(directory.name),
         directory=directory,
         kind=kind,
         feature_kind=feature_kind,
@@ -109,7 +109,7 @@ def _recognise(directory: Path) -> str:
                      "data/README.md says what each kind consists of")
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """Return `name` as one safe path component, of at most 60 characters: 240 bytes, where a file system takes 255."""
     return re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._-")[:60] or "competition"
 

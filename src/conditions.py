@@ -131,6 +131,8 @@ def _finished(run_dir: Path) -> dict[str, Any]:
     if not (run_dir / "result.json").exists():
         raise RunError(f"{_run_id(run_dir)}: not finished; the command that began it goes on from where it stopped")
     result = read_json(run_dir / "result.json")
+    if not (run_dir / "fold_0" / "model.pt").exists():
+        raise SettingError(f"{_run_id(run_dir)}: no fold_0/model.pt, so it holds no speaker model; name another run")
     if result["folds"] == "all":
         raise SettingError(f"{_run_id(run_dir)}: trained on every utterance (folds=all), none is left to validate on; "
                            "evaluate the same experiment with folds=5 or folds=1")

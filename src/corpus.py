@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import InputError, SettingError
-from src.listing import AUDIO_SUFFIXES, is_audio
+from src.listing import AUDIO_SUFFIXES, is_audio, is_other_audio
 from src.tables import some
 
-OTHER_AUDIO = (".m4a", ".mp4", ".aac", ".sph", ".wma", ".webm", ".amr", ".aif", ".aiff", ".au", ".shn")
 WRAPPERS = {"wav", "wavs", "wave", "audio", "flac"}  # folders around the speakers that are no speaker
 PARTS = {"train", "dev", "test", "valid", "eval"}
 VOXCELEB_SPEAKER = re.compile(r"id\d{5,}")
@@ -39,12 +38,16 @@ class Recording:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a corpus' folder holds: the layout in words, its recordings by speaker, and files that belong to nobody."""
+    """What a corpus' folder holds: the layout in words, its recordings by speaker, and what was left out.
+
+    num_strays: audio files that belong to nobody. num_others: files of audio of a kind that is not read.
+    """
 
     directory: Path
     layout: str
     recordings: tuple[Recording, ...]
     num_strays: int
+    num_others: int
 
 
 def open_corpus(directory: str | Path) -> Corpus:
@@ -58,10 +61,11 @@ def open_corpus(directory: str | Path) -> Corpus:
         raise SettingError(f"{directory}: no such folder; give the corpus' own")
     tables = [folder for folder in (directory, *(directory / part for part in sorted(PARTS)))
               if (folder / "wav.scp").is_file() and (folder / "utt2spk").is_file()]
+    other = Counter()
     if tables:
         layout, recordings, num_strays = "tables wav.scp and utt2spk", _tabled(directory, tables), 0
     else:
-        files = list(_audio_files(directory))
+        files = list(_audio_files(directory, other))
         layout, recordings = _by_folders(directory, files)
         num_strays = len(files) - len(recordings)
     seen: dict[tuple[str, str, str], Path] = {}
@@ -72,18 +76,18 @@ def open_corpus(directory: str | Path) -> Corpus:
                              "one, or give the folder of one part of the corpus")
     recordings = {(r.speaker, r.session, r.name): r for r in recordings}.values()
     return Corpus(directory, layout, tuple(sorted(recordings, key=lambda r: (r.speaker, r.session, r.name))),
-                  num_strays)
+                  num_strays, other.total())
 
 
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
-def _audio_files(directory: Path) -> Iterator[tuple[str, ...]]:
+def _audio_files(directory: Path, other: Counter) -> Iterator[tuple[str, ...]]:
     """Yield the audio files at any depth as path parts; linked folders are followed, each real folder once.
 
-    Raises InputError where there is none, or a folder cannot be read.
+    `other` counts audio of kinds that are not read, by ending. Raises InputError where there is none, or a folder cannot be read.
     """
-    num_found, other, visited, todo = 0, Counter(), set(), [()]
+    num_found, visited, todo = 0, set(), [()]
     while todo:
         parts = todo.pop()
         folder = os.path.join(directory, *parts)
@@ -100,7 +104,7 @@ def _audio_files(directory: Path) -> Iterator[tuple[str, ...]]:
                     elif is_audio(entry.name) and entry.is_file():
                         num_found += 1
                         yield (*parts, entry.name)
-                    elif entry.name.lower().endswith(OTHER_AUDIO):
+                    elif is_other_audio(entry.name):
                         other[os.path.splitext(entry.name)[1].lower()] += 1
         except OSError as error:
             raise InputError(f"{folder}: the folder cannot be read ({error.strerror}); make it readable") from error

@@ -44,6 +44,9 @@ def main(options: argparse.Namespace) -> None:
     from src.fold_models import FoldModels
 
     run = FinishedRun.open(options.run)
+    if run.experiment.infer.crops:
+        raise SettingError(f"{run.run_id}: infer.crops={run.experiment.infer.crops}, and an exported file sees "
+                           "utterances whole, so it would answer otherwise; export a run with infer.crops=0")
     from_audio = "sample_rate" in run.store().settings
     models = FoldModels(run, () if options.fold is None else (options.fold,), device="cpu")
     difference = export(models, from_audio, options.onnx)
@@ -56,7 +59,7 @@ def main(options: argparse.Namespace) -> None:
         quantised = options.onnx.with_suffix(".int8.onnx")
         quantise(options.onnx, quantised)
         print(f"{quantised}: weights of 8 bits, {_megabytes(quantised)}")
-        num_scored, full, small = out_of_fold_accuracy(run)
+        num_scored, full, small = out_of_fold_accuracy(run, options.fold)
         print(f"out-of-fold accuracy: {full:.4f}, with 8 bits {small:.4f} ({num_scored:,} held-out utterances)"
               if num_scored else "out-of-fold accuracy: none, the run held no utterance out")
 
@@ -123,17 +126,18 @@ def quantise(source: Path, target: Path) -> None:
         _put(candidate, target)
 
 
-def out_of_fold_accuracy(run: FinishedRun) -> tuple[int, float, float]:
+def out_of_fold_accuracy(run: FinishedRun, only: int | None = None) -> tuple[int, float, float]:
     """Return the number of held-out utterances scored, and the accuracy on them of the ONNX graph and of its 8-bit
-    form, each utterance through the one fold's model that was not trained on it."""
+    form, each utterance through the one fold's model that was not trained on it; of one fold with `only`."""
     from src.fold_models import FoldModels
     from src.logits import read_logits
     from src.onnx_graph import EXAMPLE_FRAMES, SpeakerGraph, example, write_graph
 
     store, right, num_scored = run.store(), [0, 0], 0
-    per_fold = -(-MOST_SCORED // len(run.fold_dirs))
-    for fold, fold_dir in enumerate(run.fold_dirs):
-        rows = read_logits(fold_dir / "valid.npz")[0]
+    folds = range(len(run.fold_dirs)) if only is None else [only]
+    per_fold = -(-MOST_SCORED // len(folds))
+    for fold in folds:
+        rows = read_logits(run.fold_dirs[fold] / "valid.npz")[0]
         rows = rows[:: max(1, -(-len(rows) // per_fold))]
         if not len(rows):
             continue

@@ -3,6 +3,7 @@
 Goes in: a run's folder under data/runs. Used by predict, export and open-set.
 """
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +54,7 @@ class FinishedRun:
         if not found:
             others = {path.parent.parent.name for path in runs_dir().glob("*/*-*/result.json")}
             raise SettingError(f"no finished run of '{competition}'{nearest(competition, others)}; train one: "
-                               f"bash run.sh --data {competition}")
+                               f"bash run.sh --data {shlex.quote(competition)}")
         return max(found, key=lambda run: (run.result["finished"], (run.directory / "result.json").stat().st_mtime_ns))
 
     @property

@@ -16,8 +16,8 @@ from src.errors import InputError
 from src.tables import some
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-OTHER_AUDIO_SUFFIXES = (".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mka", ".mp4", ".oga", ".sph", ".webm",
-                        ".wma", ".wv")  # which are not read
+OTHER_AUDIO_SUFFIXES = (".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mka", ".mp4", ".oga", ".shn", ".sph",
+                        ".webm", ".wma", ".wv")  # which are not read
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control, line ends, undecodable
 
 

@@ -82,7 +82,9 @@ def make_competition(corpus_dir: str | Path, out: str | Path, *, train_per_speak
     corpus = open_corpus(corpus_dir)
     print(f"{corpus.directory}: {len(corpus.recordings):,} utterances of "
           f"{len({r.speaker for r in corpus.recordings}):,} speakers ({corpus.layout})"
-          + (f"; {corpus.num_strays:,} files outside that layout are left out" if corpus.num_strays else ""),
+          + (f"; {corpus.num_strays:,} files outside that layout are left out" if corpus.num_strays else "")
+          + (f"; {corpus.num_others:,} files are of audio that is not read and left out: convert them first"
+             if corpus.num_others else ""),
           flush=True)
     _check_recordings(corpus)
     try:

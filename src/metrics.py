@@ -170,4 +170,11 @@ def length_bins(lengths: np.ndarray, num_bins: int = 8, min_count: int = 10) -> 
     num_bins = max(1, min(num_bins, len(lengths) // min_count))
     edges = np.unique(np.quantile(lengths, np.arange(1, num_bins) / num_bins))
     at = np.searchsorted(edges, lengths, side="left")
-    return [np.flatnonzero(at == k) for k in np.unique(at)]
+    bins = []
+    for k in np.unique(at):
+        chosen = np.flatnonzero(at == k)
+        if (bins and len(chosen) < min_count) or (bins and len(bins[-1]) < min_count):
+            bins[-1] = np.sort(np.concatenate([bins[-1], chosen]))
+        else:
+            bins.append(chosen)
+    return bins

@@ -5,8 +5,9 @@
 A tenth of the speakers is left out and the run's experiment trained once more without them, in a run of its own
 (open_set_<experiment>-<digest8>, resumed as any run is). Its held-out utterances are the known speakers', all training
 utterances of those left out the unknown ones'; each is scored by single folds' models. Two scores are tried, the
-calibrated probability of the likeliest speaker and the energy, and the better one kept. Writes open_set.json into the
-original run's folder.
+calibrated probability of the likeliest speaker and the energy, and the better one kept. Score and threshold are chosen
+on the utterances that the error rates are counted on, which flatters, the more the fewer they are. Writes open_set.json
+into the original run's folder.
 """
 
 import argparse
@@ -116,9 +117,11 @@ def measure(run: FinishedRun, store: "Store") -> dict[str, Any]:
     rows, known = run.held_out()
     unknown = np.concatenate([read_logits(path / "test.npz")[1] for path in run.fold_dirs])
     temperature = fit_temperature(known, store.labels[rows])
+    tried = {"probability": lambda logits: np.exp(average_folds(logits[None], temperature)).max(1), "energy": energy}
+    if run.experiment.infer.crops:
+        del tried["energy"]  # of log-posteriors it is 0, whoever speaks
     scores = {}
-    for name, score in (("probability", lambda logits: np.exp(average_folds(logits[None], temperature)).max(1)),
-                        ("energy", energy)):
+    for name, score in tried.items():
         pair = score(known), score(unknown)
         best = equal_error(*pair)
         ends = (0.0, 1.0) if name == "probability" else np.percentile(np.concatenate(pair), (0, 100))

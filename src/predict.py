@@ -5,18 +5,22 @@
 
 Goes in: files, and folders of files, of audio or of frames as the run takes them. Comes out: a table, JSON or CSV. A
 recording of more than 20 s is answered by windows of 3 s, each seen as an utterance of its own, and its speakers' share
-of the time; it may hold several. A file that cannot be read is named and left out, and the exit code is then 3.
+of the time; it may hold several. Where nothing sounds, nobody speaks. A file that cannot be read is named and left out,
+and the exit code is then 3.
 """
 
 import argparse
 import csv
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from src.competition import file_name
 from src.errors import InputError, SettingError
 from src.files import atomic_open
 from src.model_card import ModelCard
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BATCH_WINDOWS = 64
+SILENCE = 1e-5  # of full scale; 16 bits reach down to 3e-5
 NOBODY = "none of them"
 
 
@@ -54,12 +59,14 @@ class Answer:
     """Who speaks in one recording.
 
     length_s: None where its frames have no known rate. top: (speaker, probability), the most probable first; of a long
-    recording, shares of the time. segments: one for a short recording, its speaker None for none of the known ones.
+    recording, whose windows have been answered one by one, (speaker, share of the time), its segments added up.
+    segments: one for a short recording. A speaker is None for none of the known ones.
     """
 
     path: Path
     length_s: float | None
-    top: list[tuple[str, float]]
+    is_long: bool
+    top: list[tuple[str | None, float]]
     segments: list[Segment]
 
 
@@ -83,6 +90,8 @@ def main(options: argparse.Namespace) -> None:
         raise SettingError(f"--top {options.top}: at least 1")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise SettingError(f"--threshold {options.threshold}: a probability, 0 to 1")
+    if options.csv and options.csv.is_dir():
+        raise SettingError(f"--csv {options.csv}: a folder; name a file, such as {options.csv / 'answers.csv'}")
     model = _model(options)
     card, refusal = model.card, refusal_of(model.card, options.threshold)
     paths = list_recordings(options.files, card)
@@ -102,7 +111,7 @@ def main(options: argparse.Namespace) -> None:
         _write_csv(options.csv, answers)
     if skipped:
         listing = "\n".join(f"  {path}: {cause}" for path, cause in skipped)
-        raise InputError(f"{len(skipped)} of {len(paths)} files could not be answered, the others were:\n{listing}")
+        raise InputError(f"{len(skipped)} of {len(paths)} files could not be answered:\n{listing}")
 
 
 def answer_all(model: Model, paths: list[Path], refusal: Refusal | None, top: int,
@@ -116,11 +125,15 @@ def answer_all(model: Model, paths: list[Path], refusal: Refusal | None, top: in
 
 
 def answer_one(model: Model, path: Path, recording: Recording, refusal: Refusal | None, top: int) -> Answer:
-    """Return who speaks in a recording."""
+    """Return who speaks in a recording; raises CorruptFile where nothing sounds in it."""
     import numpy as np
 
     rate, num_values = recording.rate, len(recording.values)
     windows = cut(num_values, rate)
+    sounds = [not recording.is_audio or bool(np.abs(recording.values[start:stop]).max() > SILENCE)
+              for start, stop in windows]
+    if not any(sounds):
+        raise CorruptFile("holds nothing but silence")
     log_probs, energies = [], []
     for first in range(0, len(windows), BATCH_WINDOWS):
         pieces = [Recording(recording.values[start:stop], rate)
@@ -132,13 +145,17 @@ def answer_one(model: Model, path: Path, recording: Recording, refusal: Refusal 
     score = energies if refusal and refusal.score == "energy" else probs.max(1)
     segments = [
         Segment(start / rate if rate else 0.0, stop / rate if rate else 0.0,
-                None if refusal and score[i] < refusal.value else speakers[best[i]], float(probs[i].max()))
+                None if not sounds[i] or (refusal and score[i] < refusal.value) else speakers[best[i]],
+                float(probs[i].max()) if sounds[i] else 0.0)
         for i, (start, stop) in enumerate(windows)]
-    weight = np.array([stop - start for start, stop in windows]) / num_values
-    mean = weight @ probs
-    order = np.argsort(-mean, kind="stable")[:top]
-    return Answer(path, num_values / rate if rate else None, [(speakers[i], float(mean[i])) for i in order],
-                  join(segments) if len(segments) > 1 else segments)
+    if len(windows) == 1:
+        order = np.argsort(-probs[0], kind="stable")[:top]
+        return Answer(path, num_values / rate if rate else None, False, [(speakers[i], float(probs[0, i]))
+                                                                         for i in order], segments)
+    time = Counter()
+    for segment, (start, stop) in zip(segments, windows):
+        time[segment.speaker] += (stop - start) / num_values
+    return Answer(path, num_values / rate, True, time.most_common(top), join(segments))
 
 
 def refusal_of(card: ModelCard, threshold: float | None) -> Refusal | None:
@@ -160,8 +177,9 @@ def refusal_of(card: ModelCard, threshold: float | None) -> Refusal | None:
         refused, accepted = (float(np.interp(threshold, table["table"]["threshold"], table["table"][rate]))
                              for rate in ("known_refused", "unknown_accepted"))
     return Refusal(name, value, f'"{NOBODY}" below {"a probability" if name == "probability" else "an energy"} of '
-                   f"{value:.3g}: {refused:.1%} of known speakers' utterances are refused, {accepted:.1%} of unknown "
-                   f"speakers' accepted (measured with {measured['num_left_out']} speakers left out of training)")
+                   f"{_digits(value)}: {refused:.1%} of known speakers' utterances are refused, {accepted:.1%} of "
+                   f"unknown speakers' accepted (measured with {measured['num_left_out']} speakers left out, "
+                   "on the utterances that chose it)")
 
 
 def _model(options: argparse.Namespace) -> Model:
@@ -173,10 +191,16 @@ def _model(options: argparse.Namespace) -> Model:
         return OnnxModel(options.onnx)
     from src.finished_run import FinishedRun
 
-    run = FinishedRun.open(options.run) if options.run else FinishedRun.newest(Path(options.data).name)
+    run = FinishedRun.open(options.run) if options.run else FinishedRun.newest(
+        file_name(Path(os.path.abspath(options.data)).name))
     from src.fold_models import FoldModels
 
     return FoldModels(run)
+
+
+def _digits(value: float) -> str:
+    """Return a threshold as it can be given again: with the digits that tell it from 1."""
+    return f"{value:.3g}" if value < 0.99 or value >= 1.01 else f"{value:.12g}"
 
 
 def _no_refusal(card: ModelCard) -> str:
@@ -189,8 +213,8 @@ def _how(card: ModelCard) -> str:
 
 def _text(answer: Answer) -> str:
     """Return a recording's lines of the table."""
-    others = ", ".join(f"{speaker} {probability:.3f}" for speaker, probability in answer.top)
-    if len(answer.segments) == 1 and (answer.length_s is None or answer.segments[0].end_s == answer.length_s):
+    others = ", ".join(f"{speaker if speaker is not None else NOBODY} {number:.3f}" for speaker, number in answer.top)
+    if not answer.is_long:
         speaker = answer.segments[0].speaker
         return f"{answer.path}: {speaker if speaker is not None else NOBODY} ({others})"
     lines = [f"{answer.path}: {answer.length_s:.1f} s, shares of the time: {others}"]
@@ -207,12 +231,13 @@ def _clock(seconds: float) -> str:
 
 def _content(card: ModelCard, refusal: Refusal | None, answers: list[Answer],
              skipped: list[tuple[Path, str]]) -> dict[str, Any]:
-    """Return what --json prints; a speaker of null is none of the known ones."""
+    """Return what --json prints; a speaker of null is none of the known ones, a long recording's share one of time."""
     return {
         "run": card.name, "temperature": card.temperature, "calibrated_on": card.num_calibrated,
         "none_of_them": asdict(refusal) if refusal else None,
         "files": [{"file": str(answer.path), "length_s": answer.length_s,
-                   "top": [{"speaker": speaker, "probability": round(p, 6)} for speaker, p in answer.top],
+                   "top": [{"speaker": speaker, "share" if answer.is_long else "probability": round(number, 6)}
+                           for speaker, number in answer.top],
                    "timeline": [{**asdict(s), "probability": round(s.probability, 6)} for s in answer.segments]}
                   for answer in answers],
         "skipped": [{"file": str(path), "cause": cause} for path, cause in skipped],
@@ -221,7 +246,7 @@ def _content(card: ModelCard, refusal: Refusal | None, answers: list[Answer],
 
 def _write_csv(path: Path, answers: list[Answer]) -> None:
     """Write a row a segment; no speaker is none of the known ones."""
-    with atomic_open(path) as file:
+    with atomic_open(path, errors="backslashreplace") as file:  # a file's name need not be UTF-8
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("file", "start_s", "end_s", "speaker", "probability"))
         writer.writerows((answer.path, f"{s.start_s:.3f}", f"{s.end_s:.3f}", s.speaker or "", f"{s.probability:.6f}")

@@ -9,13 +9,13 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from src.listing import AUDIO_SUFFIXES
+from src.listing import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
 from src.model_card import ModelCard
 from src.tensor_file import CorruptFile, plain_pickle
 
@@ -42,11 +42,23 @@ def list_recordings(paths: Iterable[str], card: ModelCard) -> list[Path]:
     A path that is not there and a folder without such a file are listed themselves: reading them says what is wrong.
     """
     files: list[Path] = []
+    suffixes = _suffixes(card) + (OTHER_AUDIO_SUFFIXES if card.takes_audio else ())  # which reading refuses by name
     for path in map(Path, paths):
-        inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names
-                  if name.lower().endswith(_suffixes(card)) and not name.startswith(".")]
+        inside = [file for file in _files_below(path)
+                  if file.name.lower().endswith(suffixes) and not file.name.startswith(".")]
         files += sorted(inside) or [path]
     return files
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """Yield the files in a folder at any depth; linked folders are followed, each real folder once."""
+    visited = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        yield from (Path(folder, name) for name in names)
 
 
 def read_recording(path: Path, card: ModelCard) -> Recording:
@@ -76,7 +88,7 @@ def _suffixes(card: ModelCard) -> tuple[str, ...]:
 
 def _read_npy(data: bytes) -> np.ndarray:
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CorruptFile("not a whole .npy array of numbers") from error
 

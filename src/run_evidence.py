@@ -17,6 +17,7 @@ from src import ledger, metrics
 from src.config import Experiment, from_json
 from src.errors import InputError, SettingError
 from src.files import read_json
+from src.finished_run import OPEN_SET_PREFIX
 from src.logits import read_logits
 from src.run_store import store_of
 from src.shown import shown_path
@@ -110,6 +111,9 @@ def gather(directory: Path) -> Evidence:
         members = ", ".join((result or {}).get("members", {}))
         said = f"a blend; report its runs: {members}" if members else "no run of the train stage: no experiment.json"
         raise SettingError(f"report {directory.name}: {said}")
+    if directory.name.startswith(OPEN_SET_PREFIX):
+        raise SettingError(f"report {directory.name}: a run without some of the speakers, which `open-set` trained for "
+                           "its figures; report the run that it measures")
     experiment = from_json(read_json(directory / "experiment.json"))
     folds = {int(path.name[5:]): path for path in directory.glob("fold_*")}
     fold_results = {k: read_json(folds[k] / "result.json") for k in sorted(folds)

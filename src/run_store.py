@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import from_json
-from src.errors import SettingError
+from src.errors import SpeakerIDError
 from src.files import read_json
 from src.plan import make_plan
 from src.workspace import cache_dir
@@ -27,7 +27,8 @@ def store_digest(run_dir: Path) -> str | None:
     named = run_dir.name.rpartition("-")[2]
     content = read_json(run_dir / "experiment.json")
     for path, meta in stores(run_dir.parent.name):
-        with contextlib.suppress(SettingError):  # a store of another kind, or settings of another version or machine
+        # a store of another kind, settings of another version or machine, a file of weights that is gone
+        with contextlib.suppress(SpeakerIDError, KeyError, TypeError):
             if make_plan(run_dir.parent.name, path, from_json(content)).digest.startswith(named):
                 return meta["digest"]
     return None

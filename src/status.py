@@ -123,7 +123,7 @@ def survey() -> dict[str, list]:
     runs = [_run_status(path) for path, is_one in zip(directories, is_blend) if not is_one]
     blends = [_blend_status(path) for path, is_one in zip(directories, is_blend)
               if is_one and (path / "result.json").exists()]
-    used = [store_digest(runs_dir() / run.name) for run in runs]
+    used = [(run.name.partition("/")[0], store_digest(runs_dir() / run.name)) for run in runs]
     stores = [_store_status(path, used) for path in sorted(cache_dir("").glob("*/*-*")) if path.is_dir()]
     return {"stores": stores, "runs": runs, "blends": blends, "studies": _studies()}
 
@@ -160,7 +160,7 @@ def _blend_status(directory: Path) -> BlendStatus:
                        _age_s(directory))
 
 
-def _store_status(directory: Path, used: Sequence[str | None]) -> StoreStatus:
+def _store_status(directory: Path, used: Sequence[tuple[str, str | None]]) -> StoreStatus:
     state, meta = "whole", {}
     making = next((lock for pattern, lock in IN_THE_MAKING.items() if directory.match(pattern)), "")
     if making:
@@ -172,7 +172,7 @@ def _store_status(directory: Path, used: Sequence[str | None]) -> StoreStatus:
             state = "torn"
     kind = meta.get("kind", "")
     return StoreStatus(_name(directory), state, kind, meta.get("num_utterances", 0),
-                       sum(digest == meta["digest"] for digest in used) if "digest" in meta else 0,
+                       used.count((directory.parent.name, meta["digest"])) if "digest" in meta else 0,
                        num_bytes(directory), _age_s(directory))
 
 

@@ -41,7 +41,10 @@ def test_a_model_that_is_always_right_or_says_nothing_gets_a_finite_temperature(
     labels = np.arange(30) % 3
     right = np.full((30, 3), -5.0)
     right[np.arange(30), labels] = 5.0
-    assert 0.05 <= fit_temperature(right, labels) < 1
+    assert fit_temperature(right, labels) == pytest.approx(1, abs=1e-4), "no utterance tells how sure it may be"
+    assert fit_temperature(right / 100, np.roll(labels, 1)) > 1
+    right[0] = -right[0]
+    assert 0.05 < fit_temperature(right / 100, labels) < 0.1
     assert 0.05 <= fit_temperature(np.zeros((30, 3)), labels) <= 20
 
 

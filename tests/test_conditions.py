@@ -219,6 +219,9 @@ def test_what_cannot_be_evaluated_says_why(audio_dir, course_dir, workspace):
     write_audio(audio_dir / "train" / "anna" / "new.wav", voice(0, 9, 0.3))
     with pytest.raises(InputError, match=r"toy_audio: not what toy_audio/course-\w+ was trained on"):
         conditions.evaluate(run_dir, audio_dir)
+    (run_dir / "fold_0" / "model.pt").rename(run_dir / "model.pt")
+    with pytest.raises(SettingError, match=r"no fold_0/model\.pt, so it holds no speaker model"):
+        conditions.evaluate(run_dir, audio_dir)
     (run_dir / "result.json").unlink()
     with pytest.raises(RunError, match="not finished"):
         conditions.evaluate(run_dir, audio_dir)

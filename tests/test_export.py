@@ -23,7 +23,7 @@ from conftest import SPEAKERS, voice, write_audio, write_table
 from src import experiments, export, onnx_graph
 from src.competition import open_competition
 from src.config import Features, override, part
-from src.errors import InputError, RunError
+from src.errors import InputError, RunError, SettingError
 from src.finished_run import FinishedRun
 from src.fold_models import FoldModels
 from src.frontend import LogMel
@@ -208,6 +208,13 @@ def test_one_fold_and_frames(frames_run, tmp_path, capsys):
     np.testing.assert_allclose(model.answer(pieces)[0], models.answer(pieces)[0], atol=5e-4)
     with pytest.raises(Exception, match="has the folds 0 to 0"):
         call(frames_run.run_id, "--onnx", tmp_path / "no.onnx", "--fold", 1)
+
+
+def test_a_run_that_answers_by_crops_too_is_refused(frames_run, tmp_path):
+    run = trained(frames_run.directory.parents[3] / "toy", folds=1, **{"train.steps": 1, "infer.crops": 3})
+    with pytest.raises(SettingError, match=r"infer\.crops=3, and an exported file sees utterances whole"):
+        call(run.run_id, "--onnx", tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_is_not_the_model_is_never_kept(audio, exported, tmp_path, monkeypatch):

@@ -202,6 +202,7 @@ def own(root):
     put(root / "bert" / "a.opus")
     put(root / "bert" / "._a.wav")
     put(root / "elsewhere.wav")
+    (root / "bert" / "b.M4A").write_bytes(b"of another kind")
     (root / "bert" / "loop").symlink_to(root)
 
 
@@ -217,6 +218,7 @@ def test_layouts(tmp_path, lay_out, expected, num_strays):
     corpus = open_corpus(tmp_path / "link")
     assert {(r.speaker, r.session, r.name) for r in corpus.recordings} == expected
     assert corpus.num_strays == num_strays
+    assert corpus.num_others == (lay_out is own)
     assert all(recording.path.is_file() for recording in corpus.recordings)
 
 

@@ -146,3 +146,5 @@ def test_length_bins_hold_every_utterance_once_and_never_split_equal_lengths():
     assert max(map(len, bins)) < 2.5 * 333 / 8
     assert [len(part) for part in metrics.length_bins(np.arange(25))] == [13, 12]  # at least ten each
     assert [len(part) for part in metrics.length_bins(np.full(100, 7))] == [100]
+    assert [len(part) for part in metrics.length_bins(np.array([1] * 19 + [2]))] == [20]
+    assert [len(part) for part in metrics.length_bins(np.array([1] + [2] * 30))] == [31]

@@ -128,6 +128,12 @@ def test_a_second_round_is_measured_without_the_labels_of_the_first(five_dir, wo
     assert f"without train.pseudo_labels={second.experiment.train.pseudo_labels}" in capsys.readouterr().out
 
 
+def test_answers_of_several_crops_have_no_energy(five_dir, workspace):
+    run = trained(five_dir, **{"infer.crops": 2})
+    call(run.run_id, "--folds", 1)
+    assert list(read_json(run.directory / "open_set.json")["scores"]) == ["probability"]
+
+
 def test_a_tenth_is_left_out_always_the_same_and_two_remain():
     for count, expected in ((3, 1), (9, 1), (16, 2), (250, 25)):
         chosen = open_set.choose(count)

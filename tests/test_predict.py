@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -123,8 +124,11 @@ def test_the_course_pt_files_and_audio_are_answered_by_a_run_on_log_mels(course_
            "nan.pt": torch.full((20, 40), torch.nan)}
     for name, value in bad.items():
         torch.save(value, workspace / name)
+    with open(workspace / "archive.npy", "wb") as file:
+        np.savez(file, a=np.zeros((20, 40), np.float32))
     (workspace / "torn.pt").write_bytes((course_dir / names[0]).read_bytes()[:900])
-    with pytest.raises(InputError, match="5 of 6 files could not be answered") as caught:
+    bad["archive.npy"] = None
+    with pytest.raises(InputError, match="6 of 7 files could not be answered") as caught:
         call(*(workspace / name for name in (*bad, "torn.pt", "new.npy")), "--data", "toy_course")
     assert all(f"{name}: " in str(caught.value) for name in (*bad, "torn.pt"))
 
@@ -160,18 +164,68 @@ def test_a_long_recording_is_a_timeline_of_who_speaks_when(toy, run_dir, tmp_pat
     timeline = content["files"][0]["timeline"]
     assert [(s["start_s"], s["end_s"], s["speaker"]) for s in timeline] == [
         (0, 12, "anna"), (12, 21, "carl"), (21, 27, "anna")]
-    shares = {item["speaker"]: item["probability"] for item in content["files"][0]["top"]}
-    parts = {name: sum((s["end_s"] - s["start_s"]) * s["probability"] for s in timeline if s["speaker"] == name)
-             for name in shares}
-    assert shares["anna"] >= parts["anna"] / 27 - 1e-6
-    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    assert content["files"][0]["top"] == [{"speaker": "anna", "share": pytest.approx(18 / 27, abs=1e-6)},
+                                          {"speaker": "carl", "share": pytest.approx(9 / 27, abs=1e-6)}]
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["file", "start_s", "end_s", "speaker", "probability"]
     assert [row[1:4] for row in rows[1:]] == [["0.000", "12.000", "anna"], ["12.000", "21.000", "carl"],
                                               ["21.000", "27.000", "anna"]]
     call(tmp_path / "talk.wav", "--run", f"toy/{run_dir.name}")
-    assert "0:12.0 to   0:21.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0:12.0 to   0:21.0" in said
+    assert "27.0 s, shares of the time: anna 0.667, carl 0.333" in said
+    call(tmp_path / "talk.wav", "--run", f"toy/{run_dir.name}", "--threshold", 1)
+    said = capsys.readouterr().out
+    assert "shares of the time: none of them 1.000" in said
+    assert "0:00.0 to   0:27.0" in said
+
+
+def test_where_nothing_sounds_nobody_speaks(toy, run_dir, tmp_path, capsys):
+    muted = np.concatenate([voice(0, 95, 12), np.zeros(12 * 16000, np.float32), voice(2, 96, 12)])
+    write_audio(tmp_path / "muted.wav", muted)
+    write_audio(tmp_path / "silence.wav", np.zeros(16000, np.float32))
+    with pytest.raises(InputError, match=r"1 of 2 files .*\n.*silence\.wav: holds nothing but silence"):
+        call(tmp_path, "--run", f"toy/{run_dir.name}", "--json")
+    (answer,) = json.loads(capsys.readouterr().out)["files"]
+    assert [(s["start_s"], s["end_s"], s["speaker"]) for s in answer["timeline"]] == [
+        (0, 12, "anna"), (12, 24, None), (24, 36, "carl")]
+    assert {item["speaker"]: item["share"] for item in answer["top"]} == pytest.approx(
+        dict.fromkeys(("anna", None, "carl"), 1 / 3), abs=1e-6)
+
+
+def test_audio_that_is_not_read_is_named_and_linked_folders_are_followed_once(toy, run_dir, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "far").mkdir()
+    write_audio(tmp_path / "far" / "a.wav", voice(1, 70, 0.7))
+    (folder / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "loop").symlink_to(folder)
+    (folder / "b.m4a").write_bytes(b"\0\0\0 ftypM4A ")
+    with pytest.raises(InputError, match=r"1 of 2 files could not be answered:\n.*b\.m4a: cannot be decoded"):
+        call(folder, "--run", f"toy/{run_dir.name}")
+    assert f"{folder / 'link' / 'a.wav'}: bert" in capsys.readouterr().out
+
+
+def test_the_competition_is_named_as_the_other_stages_name_it(toy, run_dir, tmp_path, monkeypatch, capsys):
+    for data in (toy, toy / ".", f"{toy}/"):
+        call(toy / "test" / "t0.wav", "--data", data)
+        assert "toy/course-" in capsys.readouterr().out
+    monkeypatch.chdir(toy)
+    call("test/t0.wav", "--data", ".")
+    (tmp_path / "my toy").mkdir()
+    with pytest.raises(SettingError, match="no finished run of 'my_toy'"):
+        call(toy / "test" / "t0.wav", "--data", tmp_path / "my toy")
+
+
+def test_a_file_s_name_need_not_be_utf_8(toy, run_dir, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9.wav")
+    write_audio(tmp_path / "a.wav", voice(1, 70, 0.7))
+    os.rename(tmp_path / "a.wav", path)
+    call(path, "--run", f"toy/{run_dir.name}", "--json", "--csv", tmp_path / "out.csv")
+    assert "\\udce9t\\udce9.wav,0.000,0.700,bert" in (tmp_path / "out.csv").read_text()
+    with pytest.raises(SettingError, match="a folder; name a file"):
+        call(path, "--run", f"toy/{run_dir.name}", "--csv", tmp_path)
 
 
 def test_files_that_cannot_be_read_are_named_and_the_others_answered(toy, run_dir, tmp_path, capsys):

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from src import leftovers, run_store, status
 from src.adapt import DataSummary
 from src.config import to_json
-from src.errors import SettingError
+from src.errors import InputError, SettingError
 from src.experiments import BASE
 from src.files import digest, lock, write_json
 from src.plan import make_plan
@@ -104,6 +105,29 @@ def test_a_run_without_a_result_is_traced_to_its_store_by_its_name(workspace):
     assert run_store.store_of(lost) is None
     of_old_code = run(first, 4, 2, is_done=True)
     assert run_store.store_of(of_old_code.rename(of_old_code.with_name("course-0"))) == first  # its result says so
+
+
+def test_a_run_whose_file_of_weights_is_gone_stops_nothing(workspace, monkeypatch, capsys):
+    kept = store(workspace, "a")
+    lost = run(kept, 1)
+
+    def gone(*_):
+        raise InputError("encoder.weights: gone.pt: no such file")
+
+    monkeypatch.setattr(run_store, "make_plan", gone)
+    call()
+    assert f"toy/{lost.name}" in capsys.readouterr().out
+    assert leftovers.leftovers() == []
+
+
+def test_a_run_is_counted_for_the_store_of_its_own_competition(workspace, capsys):
+    kept = store(workspace, "a")
+    run(kept, 0, 2, is_done=True)
+    twin = kept.parents[1] / "other" / kept.name
+    shutil.copytree(kept, twin)
+    call(json=True)
+    assert {item["name"]: item["num_runs"] for item in json.loads(capsys.readouterr().out)["stores"]} == {
+        f"toy/{kept.name}": 1, f"other/{kept.name}": 0}
 
 
 def test_no_store_is_spent_while_a_run_does_not_tell_which_one_it_needs(workspace):
