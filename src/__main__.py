@@ -52,6 +52,8 @@ def parser(stage: str) -> argparse.ArgumentParser:
         one = stages.add_parser(name, help=about, description=about, allow_abbrev=False)
         if name != stage:
             continue
+        one.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS,
+                         help="show the traceback of an error")
         if name in BESIDE:
             importlib.import_module(BESIDE[name][0]).add_arguments(one)
         else:

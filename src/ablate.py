@@ -9,7 +9,7 @@ import shlex
 from src import experiments, ledger
 from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
-from src.errors import SettingError, nearest
+from src.errors import DivergedError, RunError, SettingError, nearest
 from src.ledger_table import table
 from src.plan import Plan, make_plan
 from src.preprocess import find_store
@@ -32,7 +32,11 @@ def main(options: argparse.Namespace) -> None:
     competition = open_competition(options.data)
     rungs = find_ladder(options.ladder)
     common = {"train.steps": options.steps, "folds": options.folds, **parse_assignments(options.set)}
-    plans = []
+    if "seed" in common:
+        raise SettingError("--set seed: a ladder runs seeds from 0 on; --seeds and --rung-seeds say how many")
+    if min(options.steps, options.folds, options.seeds, options.rung_seeds) < 1:
+        raise SettingError("--steps, --folds, --seeds and --rung-seeds must be at least 1")
+    plans, failed = [], []
     for rung in rungs:
         ends = rung in (rungs[0], rungs[-1])
         for seed in range(options.seeds if ends else options.rung_seeds):
@@ -41,9 +45,15 @@ def main(options: argparse.Namespace) -> None:
     for done, (plan, parent, seed) in enumerate(plans, start=1):
         print(f"[{done}/{len(plans)}] {plan.experiment.name}, seed {seed}: {plan.run_id}"
               + (" is there, skipped" if plan.is_done() else ""), flush=True)
-        train_and_record(plan, parent=parent, stage="ablate", command=_command(options, plan, common, seed))
+        try:
+            train_and_record(plan, parent=parent, stage="ablate", command=_command(options, plan, common, seed))
+        except DivergedError as error:
+            failed.append(f"{plan.experiment.name}, seed {seed}: {error}")
+            print(f"  {error}", flush=True)
     digests = {plan.digest for plan, _, _ in plans}
     print(table([row for row in ledger.read() if row["digest"] in digests], format="text"))
+    if failed:
+        raise RunError("\n  ".join([f"{len(failed)} of {len(plans)} runs diverged:", *failed]))
 
 
 def find_ladder(name: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ nothing to do must find that out at once.
 import ctypes
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from src import distributed
-from src.config import Experiment, override, part
+from src.config import Experiment, flatten, override, part
 from src.errors import SettingError
 from src.parts import complete_experiment, lookup
 
@@ -34,6 +35,12 @@ FEW_CPUS = 4  # fewer than these
 PASSES, PASSES_SLOW = 45, 36
 FEWEST_STEPS, FEWEST_STEPS_SLOW = {True: 600, False: 1500}, 750
 FOLDS, FOLDS_SLOW = 5, 4  # the last of five would train beside an idle processor
+LIMITS = {  # lowest and highest value of a setting that is a number
+    "optim.lr": (0, math.inf), "optim.weight_decay": (0, math.inf), "optim.warmup_steps": (0, math.inf),
+    "optim.grad_clip": (0, math.inf), "optim.ema_decay": (0, 1), "embedding.dim": (0, math.inf),
+    "embedding.dropout": (0, 1), "train.label_smoothing": (0, 1), "train.mixup": (0, math.inf),
+    "train.pseudo_share": (0, 1), "train.valid_every": (0, math.inf), "train.threads": (1, math.inf),
+    "infer.crops": (0, math.inf), "infer.frame_budget": (1, math.inf), "seed": (0, math.inf)}
 FEW = 0.1  # of the utterances, in classes too small for as many folds as the others allow
 FOLD_GB = 2  # of memory for a process that trains one of several folds
 
@@ -100,8 +107,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     folds = auto_folds(data, device) if experiment.folds == "auto" else experiment.folds
     if min(steps, crop_frames, train.batch_size) < 1 or (folds != "all" and folds < 1):
         raise SettingError("train.steps, train.crop_frames, train.batch_size and folds must be at least 1")
-    if experiment.seed < 0:
-        raise SettingError(f"seed={experiment.seed}: a seed is a whole number from 0 on")
+    check_limits(experiment)
     processes = distributed.world_size()
     if train.processes not in (1, processes):
         raise SettingError(f"train.processes={train.processes}, but {processes} run: start them with `bash run.sh "
@@ -127,6 +133,18 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     if folds == "all":  # nothing is validated: the last weights are kept, whatever these say
         changes |= {"train.valid_every": 0, "train.select": "last"}
     return override(experiment, changes)
+
+
+def check_limits(experiment: Experiment) -> None:
+    """Raise SettingError for a setting that is out of bounds, and for a name that no file can have."""
+    if not re.fullmatch(r"\w[\w.-]*", experiment.name):
+        raise SettingError(f"name: '{experiment.name}': letters, digits, '_', '-' and '.' only, for files are called so")
+    flat = flatten(experiment)
+    for key, (low, high) in LIMITS.items():
+        value = flat[key]
+        if not isinstance(value, str) and not low <= value <= high:
+            raise SettingError(f"{key}={value}: must be at least {low}" + (f" and at most {high}" if high < math.inf
+                                                                           else ""))
 
 
 def auto_steps(data: DataSummary, batch_size: int, device: str) -> int:

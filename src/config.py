@@ -6,6 +6,7 @@ filled in by `src.adapt` from the data at hand before anything is trained.
 
 import ast
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -259,7 +260,7 @@ def _convert(hint: Any, value: Any, dotted: str) -> Any:
         if isinstance(value, Mapping):
             return _build(hint, value, dotted)
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif hint in (int, str, bool) and type(value) is hint:
         return value
@@ -289,5 +290,5 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
     if origin is tuple:
         return f"a list of {_describe(typing.get_args(hint)[0])}"
-    return {Part: "a part's name", int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
-        hint, getattr(hint, "__name__", str(hint)))
+    return {Part: "a part's name", int: "a whole number", float: "a finite number", bool: "true or false",
+            str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))

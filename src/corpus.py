@@ -85,7 +85,8 @@ def open_corpus(directory: str | Path) -> Corpus:
 def _audio_files(directory: Path, other: Counter) -> Iterator[tuple[str, ...]]:
     """Yield the audio files at any depth as path parts; linked folders are followed, each real folder once.
 
-    `other` counts audio of kinds that are not read, by ending. Raises InputError where there is none, or a folder cannot be read.
+    `other` counts audio of kinds that are not read, by ending. Raises InputError where there is none that is, or a
+    folder cannot be read.
     """
     num_found, visited, todo = 0, set(), [()]
     while todo:

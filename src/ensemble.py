@@ -14,9 +14,10 @@ import numpy as np
 
 from src import prior
 from src.errors import SettingError
-from src.files import digest, write_json
+from src.files import write_json
+from src.ledger_row import timestamp
 from src.logits import accuracy, log_softmax, read_logits, save_logits
-from src.plan import ClassCounts, ensemble_dir, read_result
+from src.plan import ClassCounts, blend_digest, ensemble_dir, read_result
 from src.pseudo_labels import save_pseudo_labels
 
 CROSS_FIT_PARTS = 5
@@ -82,7 +83,7 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
     save_pseudo_labels(directory, test_rows, by_fold, test)
     write_json(directory / "result.json", {
         "run_id": f"{run_dirs[0].parent.name}/{directory.name}",
-        "digest": digest([*sorted(m.result["digest"] for m in members), classes]),
+        "digest": blend_digest([m.result for m in members], classes),
         "store": members[0].result["store"],
         "table": members[0].result["table"],
         "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
@@ -92,6 +93,7 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
         "test_classes": matched,
         "params": sum(m.result["params"] for m in members),
         "seconds": sum(m.result["seconds"] for m in members),
+        "finished": timestamp(),
     })
     return directory
 

@@ -22,11 +22,12 @@ REQUIRED = ("fileName", "date", "description", "status", "publicScore", "private
 SIGN_IN = ("sign in: put kaggle.json from kaggle.com/settings ('Create New Token') into ~/.kaggle/ with mode 600, "
            "or set KAGGLE_USERNAME and KAGGLE_KEY")
 CAUSES = (  # what the tool's versions say, in lower case -> what to do
-    (("kaggle.json", "authenticate", "401", "unauthorized", "access_token", "kaggle_username"), SIGN_IN),
     (("403", "forbidden", "must accept"), "accept the competition's rules on its page, with the account that submits"),
     (("404", "could not find competition"), "check the competition's name: the last part of its address on kaggle.com"),
     (("no module named 'six'",), "pip install six"),
     (("429", "too many requests"), "wait a minute, then run the same command again"),
+    # Last, for a warning about the file's mode names it before another cause.
+    (("kaggle.json", "authenticate", "401", "unauthorized", "access_token", "kaggle_username"), SIGN_IN),
 )
 
 

@@ -20,14 +20,17 @@ from src.files import atomic_open, lock
 from src.ledger_row import COLUMNS, problem_of, to_cell
 from src.workspace import ledger_path
 
+IDENTITY = ("digest", "date", "status")
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from contextlib import AbstractContextManager
 
 
-def append(row: Mapping[str, Any], path: Path | None = None) -> None:
+def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False) -> None:
     """Append a row (column: value; None and non-finite numbers stay empty), on disk when this returns.
 
+    once: unless a row of the same digest, date and status stands there, as two processes may both want to write it.
     Raises SettingError for an unknown column or a value that does not fit, InputError when the file as it stands is
     not whole (it stays as it is), RunError when the row could not be written (the file stays as it was).
     """
@@ -43,7 +46,9 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> None:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             data = path.read_bytes()
-            _parse(data, path)
+            new = dict(zip(COLUMNS, cells))
+            if any(all(new[column] == old[column] for column in IDENTITY) for _, old in _parse(data, path)) and once:
+                return
             content = line if data else _line(COLUMNS) + line
             try:
                 if os.write(file, content) != len(content):
@@ -79,15 +84,18 @@ def contains(digest: str, date: str, path: Path | None = None) -> bool:
 
 
 def find(run_id_prefix: str, rows: list[dict[str, str]]) -> int:
-    """Return the index of the newest finished row of ours whose run id starts so; SettingError for none or several."""
-    ids = {row["run_id"]: at for at, row in enumerate(rows) if row["source"] == "ours" and row["status"] == "ok"}
-    matches = [run_id for run_id in ids if run_id and run_id.startswith(run_id_prefix)]
+    """Return the index of the newest finished row of ours, no search's trial, whose run id starts so.
+
+    A prefix without a competition is looked for in all of them. Raises SettingError for none or several.
+    """
+    ids = {row["run_id"]: at for at, row in enumerate(rows) if _is_run(row)}
+    matches = [i for i in ids if i.startswith(run_id_prefix) or i.partition("/")[2].startswith(run_id_prefix)]
     if run_id_prefix in ids:
         matches = [run_id_prefix]
     if len(matches) != 1:
         said = "several runs start with" if matches else "no finished run starts with"
         raise SettingError(f"ledger: {said} '{run_id_prefix}'" + (
-            f": {', '.join(sorted(matches)[:10])}" if matches else nearest(run_id_prefix, filter(None, ids))))
+            f": {', '.join(sorted(matches)[:10])}" if matches else nearest(run_id_prefix, ids)))
     return ids[matches[0]]
 
 
@@ -149,8 +157,7 @@ def sync(competition: str, path: Path | None = None) -> int:
     from src import kaggle
 
     rows = read(path)
-    ids = sorted({row["run_id"] for row in rows if row["run_id"] and row["source"] == "ours" and row["status"] == "ok"},
-                 key=len, reverse=True)
+    ids = sorted({row["run_id"] for row in rows if _is_run(row)}, key=len, reverse=True)
     said: dict[str, list[str]] = {"filled": [], "unchanged": [], "pending": [], "failed": [], "kept": [], "unknown": []}
     done = set()
     for submission in kaggle.submissions(competition):  # newest first: the newest score of a run counts
@@ -189,6 +196,11 @@ def _replace(path: Path, parsed: list[tuple[bytes, dict[str, str]]], at: int, ro
         records[at] = _line(row.values())
         with atomic_open(path, "wb") as file:
             file.write(_line(COLUMNS) + b"".join(records))
+
+
+def _is_run(row: dict[str, str]) -> bool:
+    """Return whether a row is of a finished run of ours; a trial has neither weights nor a submission."""
+    return bool(row["run_id"]) and row["source"] == "ours" and row["status"] == "ok" and row["stage"] != "tune"
 
 
 def _names(description: str, run_id: str) -> bool:

@@ -101,7 +101,7 @@ def make_blend_row(result: Mapping[str, Any], *, competition: str, command: str)
     """Return the row of a blend of several runs. result: what the ensemble stage wrote of it."""
     members = [f"{weight:.3g} of {run_id.partition('/')[2]}" for run_id, weight in result["members"].items()]
     return {
-        "date": timestamp(), "source": "ours", "stage": "ensemble", "competition": competition,
+        "date": result["finished"], "source": "ours", "stage": "ensemble", "competition": competition,
         "run_id": result["run_id"], "experiment": "ensemble", "changed": " + ".join(members),
         "params": result["params"], "metric": "accuracy", "valid": result["valid"], "seconds": result["seconds"],
         "status": "ok",

@@ -59,17 +59,27 @@ class Group:
 def groups(rows: list[dict[str, str]]) -> list[Group]:
     """Return the finished runs by settings, in order of first appearance.
 
-    A seed that was run again (on other code) counts once, with its newest row. Published rows, and blends of several
-    runs, stay alone.
+    A seed that was run again (on other code) counts once, with its newest row, which keeps the older row's scores where
+    it is the same run and has none of its own. A search's trials, chosen among many, are groups of their own. Published
+    rows, and blends of several runs, stay alone.
     """
     found: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     for at, row in enumerate(rows):
         if row["status"] == "ok":
             joins = row["source"] == "ours" and row["group"] and row["stage"] != "ensemble"
-            key = (*(row[column] for column in SAME), row["group"]) if joins else (str(at),)
-            found.setdefault(key, {}).pop(row["seeds"], None)
+            is_trial = row["stage"] == "tune"
+            key = (*(row[column] for column in SAME), row["group"], str(is_trial)) if joins else (str(at),)
+            older = found.setdefault(key, {}).pop(row["seeds"], None)
+            if older and older["digest"] == row["digest"]:
+                row = _keeping(older, row, ("public", "private", "score_kind"))
+                row = _keeping(older, row, ("shifted", "conditions"))
             found[key][row["seeds"]] = row
     return [Group(tuple(by_seed.values())) for by_seed in found.values()]
+
+
+def _keeping(older: dict[str, str], row: dict[str, str], columns: tuple[str, ...]) -> dict[str, str]:
+    """Return `row` with an older row's cells in these columns, unless it has any of them itself."""
+    return row if any(row[column] for column in columns) else row | {column: older[column] for column in columns}
 
 
 def effect(group: Group, every: list[Group], column: str = "valid") -> tuple[float, float] | None:
@@ -80,6 +90,7 @@ def effect(group: Group, every: list[Group], column: str = "valid") -> tuple[flo
     nearest in accuracy where several have as many; NaN where nothing was run on two seeds.
     """
     same = [other for other in every if all(other.last[column] == group.last[column] for column in SAME)]
+    same.sort(key=lambda other: other.last["stage"] == "tune")  # a run stands before a trial of the same settings
     parent = next((other for other in same if group.last["parent_group"] and other is not group
                    and other.last["group"] == group.last["parent_group"]), None)
     if parent is None or not parent.values(column) or not group.values(column):
@@ -110,8 +121,9 @@ def write_into(readme_path: Path, rows: list[dict[str, str]]) -> None:
     """Put the table of ledger rows between a file's markers, atomically; raises InputError where they are missing."""
     try:
         text = Path(readme_path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{readme_path}: cannot be read ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{readme_path}: cannot be read ({said})") from error
     if not (text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)):
         raise InputError(f"{readme_path}: put one line {BEGIN} and, below it, one line {END} where the table belongs")
     before, rest = text.split(BEGIN)

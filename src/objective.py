@@ -40,8 +40,9 @@ REPORTS = 10  # a fold's validations as a pruner sees them: one a tenth of its s
 class Question:
     """Which settings are best for an experiment on a competition, by trials of so many steps and folds.
 
-    data, experiment: as the command line names them. base: the experiment with its --set; start: with the trial's steps
-    and folds too, not yet adapted; space.start is `start` adapted.
+    data, experiment: as the command line names them. base: the experiment with its --set, its encoder and augmentations
+    chosen where they were "auto", for the search draws other ones in their place; start: with the trial's steps and
+    folds too, not yet adapted; space.start is `start` adapted.
     """
 
     competition: str
@@ -95,6 +96,7 @@ def ask(data: str, experiment: str, settings: list[str], steps: int | None, fold
     competition = open_competition(data)
     store_dir = store_of(competition, base)
     adapted = make_plan(competition.name, store_dir, start).experiment
+    base, start = (dataclasses.replace(one, encoder=adapted.encoder, augment=adapted.augment) for one in (base, start))
     space = space_for(adapted, read_json(store_dir / "meta.json")["kind"])
     return Question(competition.name, str(data), experiment, base, start, store_dir, space)
 
@@ -192,7 +194,12 @@ class Objective:
 
         try:
             made = make_plan(question.competition, question.store_dir, experiment)
-            plan = TrialPlan(**vars(made), trials_dir=question.directory / "trials")
+        except SettingError as error:  # parts that do not go together; without a digest there is no row
+            optuna_trial.set_user_attr("note", str(error))
+            print(f"trial {number}: failed, {error}", flush=True)
+            return 0.0
+        plan = TrialPlan(**vars(made), trials_dir=question.directory / "trials")
+        try:
             result = run(plan, self.store, report)
         except optuna.TrialPruned as pruned:
             ended("pruned", str(pruned))

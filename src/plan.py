@@ -94,9 +94,13 @@ def ensemble_dir(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
     if len({r["table"] for r in results}) != 1:
         raise SettingError("the runs are not about the same utterances, speakers and groups (or an older version made "
                            "some of them); train them again: " + ", ".join(r["run_id"] for r in results))
-    content = {"stage": "ensemble", "version": ENSEMBLE_VERSION, "runs": sorted(r["digest"] for r in results),
-               "classes": classes}
-    return run_dirs[0].parent / f"ensemble-{digest(content)[:8]}"
+    return run_dirs[0].parent / f"ensemble-{blend_digest(results, classes)[:8]}"
+
+
+def blend_digest(results: list[dict[str, Any]], classes: ClassCounts) -> str:
+    """Return the digest of the blend of runs that say these results of themselves."""
+    return digest({"stage": "ensemble", "version": ENSEMBLE_VERSION, "runs": sorted(r["digest"] for r in results),
+                   "classes": classes})
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from src.study_storage import open_storage, shown
 def promote(options: argparse.Namespace) -> None:
     """Rerun the best trial and its base, say what holds, and write the best as an experiment file.
 
-    Raises SettingError where no study or several fit, RunError where the study has no complete trial.
+    Raises SettingError where no study or several fit and where nothing would be validated, RunError where the study has
+    no complete trial.
     """
     competition = open_competition(options.data)
     study = _find_study(options, competition.name, experiments.get(options.experiment).name)
@@ -43,6 +44,11 @@ def promote(options: argparse.Namespace) -> None:
     changes |= {"train.steps": options.steps} if options.steps else {}
     changes |= {"folds": options.folds} if options.folds else {}
     base = override(from_json(study.user_attrs["base"]), changes)
+    if base.folds == "all":
+        raise SettingError(f"tune promote: '{base.name}' trains on every utterance (folds=all), so nothing tells "
+                           "which is better; add --folds 5")
+    if options.out and options.out.suffix != ".json":
+        raise SettingError(f"--out {options.out}: an experiment file ends in .json")
     store_dir = store_of(competition, base)
     found = f"trial {trial.number} of study {study.study_name}, {trial.value:.4f} there"
     drawn = _experiment_of(study, trial, base, competition.name, store_dir)
@@ -96,7 +102,7 @@ def _compare(digests: dict[str, set[str]], base_group: str) -> str:
     found = []
     for name, wanted in digests.items():
         rows = [{**row, "parent_group": base_group} for row in ledger.read()
-                if row["digest"] in wanted and row["status"] == "ok"]
+                if row["digest"] in wanted and row["status"] == "ok" and row["stage"] != "tune"]
         found += groups(rows)
         last, num_seeds = found[-1], len(found[-1].rows)
         spread = f" ± {last.deviation('valid'):.4f}" if num_seeds > 1 else ""

@@ -61,4 +61,4 @@ def write_row(plan: Plan, result: dict[str, Any], parent: Experiment | None, com
         with contextlib.suppress(SettingError):  # a parent that cannot be run here
             adapted = make_plan(plan.competition, plan.store_dir, parent).experiment
     ledger.append(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
-                           result=result, parent=adapted, stage=stage, command=command))
+                           result=result, parent=adapted, stage=stage, command=command), once=True)

@@ -4,6 +4,7 @@ This is the only file that knows all stages; the stages themselves meet through 
 """
 
 import argparse
+import math
 import shlex
 import time
 from dataclasses import replace
@@ -26,6 +27,7 @@ from src.workspace import use_smoke_workspace, workspace_dir
 def run(options: argparse.Namespace) -> None:
     """Run every stage that is not done yet, from raw competition to submission.csv."""
     started = time.monotonic()
+    _out(options)  # told before anything is trained
     competition, experiment = _setting(options)
     with lock(workspace_dir() / "data" / f".{competition.name}.lock",
               f"another run on {competition.name} is under way in this checkout; waiting for it"):
@@ -61,14 +63,17 @@ def train(options: argparse.Namespace) -> None:
 def ensemble(options: argparse.Namespace) -> None:
     """Stage 3 alone: blend finished runs by name."""
     run_dirs = [find_run(name) for name in options.runs]
+    if len(set(run_dirs)) < len(run_dirs):
+        raise SettingError(f"ensemble: a run is named twice: {', '.join(sorted(path.name for path in run_dirs))}")
     competitions = {path.parent.name for path in run_dirs}
     if len(competitions) > 1:
         raise SettingError(f"runs of several competitions cannot be blended: {', '.join(sorted(competitions))}")
     blend_dir = _ensemble(run_dirs, store_of(run_dirs[0]), options.classes)
     result = read_json(blend_dir / "result.json")
-    if len(run_dirs) > 1 and not any(row["digest"] == result["digest"] for row in ledger.read()):
+    is_dated = "finished" in result  # or an older version made it and wrote its row
+    if len(run_dirs) > 1 and is_dated and not ledger.contains(result["digest"], result["finished"]):
         ledger.append(make_blend_row(result, competition=blend_dir.parent.name,
-                                     command=shlex.join(["bash", "run.sh", "ensemble", *options.runs])))
+                                     command=shlex.join(["bash", "run.sh", "ensemble", *options.runs])), once=True)
     print(f"blend: {blend_dir.parent.name}/{blend_dir.name}")
 
 
@@ -79,14 +84,23 @@ def submit(options: argparse.Namespace) -> None:
     if not directory.name.startswith("ensemble-"):
         directory = _ensemble([directory], store_of(directory))
     store_dir = store_of(directory)
-    out = Path(options.out) if options.out else workspace_dir() / "submission.csv"
+    out = _out(options)
     _write(competition, store_dir, directory, out, options.name or directory.name)
     run_ids = [*read_json(directory / "result.json")["members"]]
-    _local_score(competition, out, run_ids[0] if len(run_ids) == 1 else f"{competition.name}/{directory.name}")
+    run_id = run_ids[0] if len(run_ids) == 1 else f"{competition.name}/{directory.name}"
+    _local_score(competition, out, run_id)
     if options.kaggle:
         from src import kaggle
 
-        kaggle.submit(options.kaggle, out, f"{competition.name}/{directory.name}")
+        print(kaggle.submit(options.kaggle, out, run_id))  # by which `ledger sync` finds its row
+
+
+def _out(options: argparse.Namespace) -> Path:
+    """Return where the submission goes; raises SettingError for a folder."""
+    out = Path(options.out) if options.out else workspace_dir() / "submission.csv"
+    if out.is_dir():
+        raise SettingError(f"--out {out}: a folder; name a file, such as {out / 'submission.csv'}")
+    return out
 
 
 def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
@@ -157,7 +171,7 @@ def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Pl
     if not competition.has_test:
         print(f"[4/4] submit: {competition.name} has no test part; the stream ends with the out-of-fold result")
         return None
-    out = Path(options.out) if options.out else workspace_dir() / "submission.csv"
+    out = _out(options)
     print("[4/4] submit:")
     _write(competition, store_dir, blend_dir, out, plan.experiment.name)
     return out
@@ -178,4 +192,9 @@ def _local_score(competition: Competition, out: Path, run_id: str) -> None:
     if score:
         print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}; public half "
               f"{score.public:.4f}, private half {score.private:.4f}; from the solution file beside the data)")
-        ledger.score(run_id, score.public, score.private, "local")
+        known = {half: value for half, value in (("public", score.public), ("private", score.private))
+                 if math.isfinite(value)}
+        try:
+            ledger.score(run_id, **known, kind="local")
+        except SettingError as error:
+            print(f"  not in the ledger: {error}")

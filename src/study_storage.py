@@ -59,7 +59,13 @@ def open_storage(url: str, heartbeat_s: int = 60) -> optuna.storages.BaseStorage
     """
     if is_journal(url):
         path = Path(url.removeprefix("journal:")).absolute()
-        return JournalStorage(_journal(path))
+        if path.is_dir():
+            raise SettingError(f"--storage {url}: name the journal's file, such as journal:study.log")
+        try:
+            return JournalStorage(_journal(path))
+        except (ValueError, KeyError) as error:
+            raise RunError(f"--storage {url}: not a journal of a search, or damaged ({error}); restore the file, or "
+                           "name another") from error
     said = shown(url)
     parsed = sqlalchemy.make_url(url)
     if parsed.drivername in DRIVERS:
@@ -69,6 +75,9 @@ def open_storage(url: str, heartbeat_s: int = 60) -> optuna.storages.BaseStorage
                                "'psycopg[binary]', for MySQL: .venv/bin/pip install pymysql")
         parsed = parsed.set(drivername=f"{parsed.drivername}+{driver.lower()}")
     is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and parsed.database in (None, "", ":memory:"):
+        raise SettingError(f"--storage {said}: lies in memory and would be gone at the end; name a file, such as "
+                           "sqlite:///study.db")
     if is_sqlite and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     try:

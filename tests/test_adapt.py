@@ -82,9 +82,15 @@ def test_bfloat16_where_the_processor_multiplies_it_and_there_is_much_speech(mon
     assert not adapt_module.multiplies_bfloat16(), "another system does not say"
 
 
-def test_a_negative_seed_is_a_wrong_setting():
-    with pytest.raises(SettingError, match="seed=-1: a seed is a whole number from 0 on"):
-        adapt(override(experiments.get("course"), {"seed": -1}), SPEECH)
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("seed", -1, r"seed=-1: must be at least 0"), ("optim.lr", -1e-3, r"optim\.lr=-0\.001: must be at least 0"),
+    ("embedding.dropout", 3, r"at least 0 and at most 1"), ("optim.ema_decay", 2, r"at most 1"),
+    ("train.label_smoothing", 7, r"at most 1"), ("infer.frame_budget", 0, r"at least 1"),
+    ("train.threads", 0, r"at least 1"), ("name", "../../evil", r"letters, digits"),
+    ("name", "a/b", r"letters, digits")])
+def test_what_nothing_can_be_trained_with_is_a_wrong_setting(key, value, said):
+    with pytest.raises(SettingError, match=said):
+        adapt(override(experiments.get("course"), {key: value}), SPEECH)
 
 
 def test_what_is_set_wins_over_the_rules():

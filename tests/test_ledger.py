@@ -199,7 +199,8 @@ def test_accuracies_under_degraded_conditions_change_only_their_cells(path):
 def test_a_blend_has_a_row_of_its_own_that_no_mean_takes_in(path):
     ledger.append(row(valid=0.9), path)
     ledger.append(make_blend_row(
-        {"run_id": "vowels/ensemble-12345678", "digest": "ab" * 32, "params": 30, "valid": 0.95, "seconds": 3.0,
+        {"run_id": "vowels/ensemble-12345678", "digest": "ab" * 32,
+         "finished": "2026-11-01T10:00:00Z", "params": 30, "valid": 0.95, "seconds": 3.0,
          "members": {"vowels/course-00000000": 0.75, "vowels/other-00000000": 0.25},
          "test_classes": {"dispersion": 0.3, "num_changed": 5}},
         competition="vowels", command="bash run.sh ensemble a b"), path)
@@ -282,6 +283,36 @@ def test_table_shows_means_over_seeds(path):
     assert "1 failed" in ours
     assert "0.99" not in ours
     assert "0.9900" in published
+
+
+def test_a_search_s_trial_stands_beside_a_run_of_the_same_settings_and_takes_no_score(path):
+    ledger.append(row(valid=0.8), path)
+    ledger.append(row(seed=1, valid=0.6), path)
+    ledger.append(row(stage="tune", valid=0.9), path)
+    ledger.append(row("other", valid=0.85, parent_group="course"), path)
+    found = groups(ledger.read(path))
+    assert [(len(group.rows), group.mean("valid")) for group in found] == [(2, pytest.approx(0.7)), (1, 0.9), (1, 0.85)]
+    assert effect(found[2], found[::-1])[0] == pytest.approx(0.15), "the parent is the run, not the trial"
+    ledger.score("course-00000000", public=0.5, path=path)
+    assert [item["public"] for item in ledger.read(path)] == ["0.5", "", "", ""]
+
+
+def test_a_run_done_again_keeps_the_scores_it_had(path):
+    ledger.append(row(valid=0.8, public=0.7, score_kind="kaggle", shifted=0.6, conditions="x"), path)
+    ledger.append(row(valid=0.8), path)
+    ledger.append(row(seed=1, valid=0.9, public=0.5, score_kind="kaggle"), path)
+    ledger.append(row(seed=1, valid=0.9, digest="of other code"), path)
+    (found,) = groups(ledger.read(path))
+    assert [item["public"] for item in found.rows] == ["0.7", ""]
+    assert [item["shifted"] for item in found.rows] == ["0.6", ""]
+
+
+def test_a_row_that_two_processes_want_to_write_is_written_once(path):
+    for _ in range(2):
+        ledger.append(row(date="2026-11-01T10:00:00Z"), path, once=True)
+    ledger.append(row(date="2026-11-01T10:00:01Z"), path, once=True)
+    ledger.append(row(date="2026-11-01T10:00:01Z", status="failed"), path, once=True)
+    assert len(ledger.read(path)) == 3
 
 
 def test_of_many_changes_those_with_a_column_are_left_out(path):

@@ -13,13 +13,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from src import experiments, ledger, tune
+from src import experiments, ledger, objective, tune
 from src.adapt import DataSummary, adapt
 from src.config import override, parse_assignments, part
 from src.errors import DivergedError, RunError, SettingError
 from src.files import write_json
 from src.model import SpeakerModel
-from src.objective import ask, assignments
+from src.objective import ask, assignments, command_of
 from src.parts import SLOTS, build, catalogue, complete_experiment
 from src.plan import make_plan
 from src.search_space import SPACE, fitting, space_for
@@ -177,6 +177,54 @@ def test_search_then_promote(workspace, frames_dir, capsys):
     assert again[1]["parent_group"] == again[0]["group"]
     assert again[1]["changed"].split("; ")[0] == rows[1]["changed"].split("; ")[0]
     assert f"--experiment {out}" in again[1]["command"]
+
+
+@pytest.mark.parametrize("name", [name for name in experiments.names()
+                                  if experiments.get(name).encoder.name in searched("encoder") | {"auto"}
+                                  and experiments.get(name).features.store == "logmel"])
+def test_every_experiment_can_be_searched_and_its_commands_give_its_trials_again(workspace, course_dir, name):
+    question = ask(str(course_dir), name, ["train.threads=1"], 10, 1)
+    assert question.study_name.startswith(f"toy_course/{name}-")
+    first = question.space.params_of(question.space.start)
+    for drawn in (first, *random_draws(question.space, 3)):
+        experiment = question.experiment_of(drawn)
+        said = shlex.split(command_of(question.data, name, experiment))
+        sets = [word for before, word in itertools.pairwise(said) if before == "--set"]
+        plans = [make_plan("toy_course", question.store_dir, one) for one in
+                 (experiment, override(experiments.get(name), parse_assignments(sets)))]
+        assert plans[0].digest == plans[1].digest
+        assert drawn is not first or plans[0].experiment == question.space.start
+
+
+def test_parts_that_do_not_go_together_are_a_result(workspace, frames_dir, monkeypatch):
+    real, plans = objective.make_plan, []
+
+    def refusing(*arguments):
+        plans.append(arguments)
+        if len(plans) == 3:  # of the question, the first trial, the second
+            raise SettingError("frontend.mean_norm: not beside this encoder")
+        return real(*arguments)
+
+    monkeypatch.setattr("src.objective.run", lambda plan, store, report: curve(plan, report, 0.5))
+    monkeypatch.setattr("src.objective.make_plan", refusing)
+    tune.main(options("search", "--data", frames_dir, *COMMON, "--steps", 100, "--trials", 2))
+    second = open_only_study(workspace).trials[1]
+    assert (second.value, second.user_attrs["note"]) == (0, "frontend.mean_norm: not beside this encoder")
+    assert len(ledger.read()) == 1
+
+
+@pytest.mark.parametrize(("more", "said"), [(("--set", "folds='all'"), "add --folds 5"),
+                                            (("--folds", 2, "--out", "best"), "ends in .json")])
+def test_what_cannot_be_promoted_is_told_before_anything_is_trained(workspace, frames_dir, monkeypatch, more, said):
+    monkeypatch.setattr("src.objective.run", lambda plan, store, report: curve(plan, report, 0.5))
+    words = ("--data", frames_dir, *COMMON, "--steps", 100)
+    tune.main(options("search", *words, "--trials", 2))
+    drawn = open_only_study(workspace).trials[1]
+    open_only_study(workspace).add_trial(
+        optuna.create_trial(value=1.0, params=drawn.params, distributions=drawn.distributions))
+    with pytest.raises(SettingError, match=said):
+        tune.main(options("promote", *words, *more))
+    assert [row["stage"] for row in ledger.read()] == ["tune"] * 2
 
 
 def test_another_question_is_another_study(workspace, frames_dir):
