@@ -138,7 +138,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
 def check_limits(experiment: Experiment) -> None:
     """Raise SettingError for a setting that is out of bounds, and for a name that no file can have."""
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):
-        raise SettingError(f"name: '{experiment.name}': letters, digits, '_', '-' and '.' only, for files are called so")
+        raise SettingError(f"name: '{experiment.name}': letters, digits, '_', '-' and '.' only: files are called so")
     flat = flatten(experiment)
     for key, (low, high) in LIMITS.items():
         value = flat[key]
