@@ -20,11 +20,11 @@ from src.files import atomic_open, lock
 from src.ledger_row import COLUMNS, problem_of, to_cell
 from src.workspace import ledger_path
 
-IDENTITY = ("digest", "date", "status")
-
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from contextlib import AbstractContextManager
+
+IDENTITY = ("digest", "date", "status")  # of the end of a run, which one row tells
 
 
 def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False) -> None:
@@ -46,8 +46,8 @@ def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             data = path.read_bytes()
-            new = dict(zip(COLUMNS, cells))
-            if any(all(new[column] == old[column] for column in IDENTITY) for _, old in _parse(data, path)) and once:
+            rows, new = [old for _, old in _parse(data, path)], dict(zip(COLUMNS, cells))
+            if once and any(all(old[column] == new[column] for column in IDENTITY) for old in rows):
                 return
             content = line if data else _line(COLUMNS) + line
             try:
