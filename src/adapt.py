@@ -8,10 +8,10 @@ import ctypes
 import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,7 +57,6 @@ class DataSummary:
     num_utterances: int
     smallest_class: int
     median_frames: int  # of frames, whatever the kind
-    shortest_frames: int
     num_groups: int = FOLDS
 
     @classmethod
@@ -71,7 +70,12 @@ class DataSummary:
         sizes = np.sort(np.unique(labels, return_counts=True)[1])
         smallest = sizes[np.searchsorted(np.cumsum(sizes), FEW * len(labels))]
         num_groups = len(set(groups) - {""}) + sum(not group for group in groups) if len(groups) else len(labels)
-        return cls(kind, len(labels), int(smallest), int(np.median(frames)), int(frames.min()), num_groups)
+        return cls(kind, len(labels), int(smallest), int(np.median(frames)), num_groups)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "DataSummary":
+        """Return the summary that a store holds, be it an older version's."""
+        return cls(**{item.name: content[item.name] for item in fields(cls) if item.name in content})
 
     @property
     def is_little(self) -> bool:

@@ -55,7 +55,7 @@ class Plan:
 def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan:
     """Return what a run of `experiment` on a finished store will be. Raises SettingError for what cannot work."""
     meta = read_json(store_dir / "meta.json")
-    complete = adapt(experiment, DataSummary(**meta["summary"]))
+    complete = adapt(experiment, DataSummary.from_json(meta["summary"]))
     content = {}
     if complete.train.pseudo_labels:
         path = _find_pseudo_labels(complete.train.pseudo_labels, competition)

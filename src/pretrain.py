@@ -110,7 +110,7 @@ def make_plan(competition: Competition, experiment: Experiment, changes: Mapping
 
 def _complete(experiment: Experiment, store_dir: Path) -> Experiment:
     """Return the experiment with no "auto" left, under its name as a pretraining, which logs a hundred times."""
-    summary = DataSummary(**read_json(store_dir / "meta.json")["summary"])
+    summary = DataSummary.from_json(read_json(store_dir / "meta.json")["summary"])
     complete = replace(adapt(experiment, summary), name=f"pretrain-{experiment.name}")
     if experiment.train.valid_every == "auto":
         complete = override(complete, {"train.valid_every": max(1, complete.train.steps // 100)})

@@ -72,7 +72,7 @@ def make_plan(competition: Competition, experiment: Experiment, changes: Mapping
 
 def _complete(experiment: Experiment, store_dir: Path) -> Experiment:
     """Return the experiment with no "auto" left, under its name as a CTC run."""
-    summary = DataSummary(**read_json(store_dir / "meta.json")["summary"])
+    summary = DataSummary.from_json(read_json(store_dir / "meta.json")["summary"])
     complete = replace(adapt(experiment, summary), name=f"ctc-{experiment.name}")
     if experiment.train.valid_every == "auto" and complete.train.valid_every:
         complete = override(complete, {"train.valid_every": max(1, complete.train.steps // 20)})

@@ -59,7 +59,7 @@ def test_an_experiment_is_measured_on_all_processors(monkeypatch):
     """Two folds at once would have one processor each, the peer both."""
     monkeypatch.setattr(adapt, "usable_cpus", lambda: 2)
     monkeypatch.setattr(adapt, "memory_gb", lambda: 16)
-    data = adapt.DataSummary("logmel", 2000, 8, 400, 100)
+    data = adapt.DataSummary("logmel", 2000, 8, 400)
     for name in ("course", "seed88", "default"):
         assert adapt.adapt(bench._experiment(name, [], "cpu"), data).train.threads == 2
     assert adapt.adapt(bench._experiment("course", ["folds=5"], "cpu"), data).train.threads == 1

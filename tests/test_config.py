@@ -11,7 +11,7 @@ from src.errors import InputError, SettingError
 from src.files import digest
 from src.parts import complete_experiment, essential
 
-DATA = DataSummary(kind="logmel", num_utterances=2000, smallest_class=8, median_frames=300, shortest_frames=100)
+DATA = DataSummary(kind="logmel", num_utterances=2000, smallest_class=8, median_frames=300)
 
 
 @pytest.mark.parametrize(("assignment", "said"), [

@@ -220,7 +220,7 @@ def test_damaged_logits_are_refused_or_as_they_were(tmp_path, number):
 def test_damaged_checkpoints_are_refused_or_as_they_were(tmp_path, number):
     experiment = override(experiments.get("course"), {
         "encoder": part("transformer", d_model=8, num_heads=2, feed_forward_dim=8), "folds": 2})
-    experiment = adapt(experiment, DataSummary("logmel", 100, 5, 200, 50))
+    experiment = adapt(experiment, DataSummary("logmel", 100, 5, 200))
     model = SpeakerModel(experiment, "logmel", 40, 3).eval()
     save_model(tmp_path / "model.pt", model, experiment, "logmel", 40, ("a", "b", "c"))
     weights = model.state_dict()

@@ -20,7 +20,7 @@ SMALL = {"encoder": part("transformer", d_model=16, num_heads=2, feed_forward_di
 
 
 def make(kind="logmel", **changes):
-    summary = DataSummary(kind, 100, 5, 200, 50)
+    summary = DataSummary(kind, 100, 5, 200)
     experiment = adapt(override(experiments.get("course"), {**SMALL, **changes}), summary)
     torch.manual_seed(0)
     return SpeakerModel(experiment, kind, 40 if kind == "logmel" else 0, 7).eval(), experiment

@@ -24,7 +24,7 @@ OLD = 2 * leftovers.SETTLED_S
 
 def store(workspace, name, content=0, settings=None, age_s=0.0):
     """Write the tables of a store of competition "toy", whose content is a number, and return its folder."""
-    summary = dataclasses.asdict(DataSummary("cepstra", 18, 6, 12, 5))
+    summary = dataclasses.asdict(DataSummary("cepstra", 18, 6, 12))
     named = digest([name, content, settings])
     folder = workspace / "data" / "cache" / "toy" / f"cepstra-{named[:8]}"
     write_json(folder / "meta.json", {"digest": named, "kind": "cepstra", "num_utterances": 23, "summary": summary,

@@ -32,7 +32,7 @@ KINDS = {"cepstra": 12, "logmel": 40, "waveform": 0}
 
 def adapted(experiment, kind):
     frames = 15 if kind == "cepstra" else 400
-    return adapt(override(experiment, {"train.steps": 200, "folds": 1}), DataSummary(kind, 270, 30, frames, 9))
+    return adapt(override(experiment, {"train.steps": 200, "folds": 1}), DataSummary(kind, 270, 30, frames))
 
 
 def random_draws(space, count):
