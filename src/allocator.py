@@ -3,11 +3,11 @@
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST = 2**30  # bytes
+LARGEST, LARGEST_OLD = 2**30, 2**25  # bytes; older versions of glibc refuse more than the second
 
 
 def keep_large_blocks() -> None:
-    """Keep freed blocks of up to a gigabyte for the next step, where the C library is glibc.
+    """Keep freed blocks of up to a gigabyte (older versions: 32 MB) for the next step, where the C library is glibc.
 
     By default it gives blocks over 32 MB back to the system at once, and each step faults their pages in anew: 28,000
     page faults a step of `quick`, which cost a tenth to a quarter of its time (two cores: 253 and 264 crops/s with
@@ -17,5 +17,5 @@ def keep_large_blocks() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(M_MMAP_THRESHOLD, LARGEST)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt(M_MMAP_THRESHOLD, LARGEST) or mallopt(M_MMAP_THRESHOLD, LARGEST_OLD):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # alone it would fix the other one at 128 kB

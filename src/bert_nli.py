@@ -81,16 +81,16 @@ def _study(options: argparse.Namespace, regime: str) -> Study:
     num_layers, num_heads = _shape(options)
     changes: dict[str, Any] = {}
     if regime in ("freeze_first", "first_layers"):
-        changes["layers"] = options.layers or num_layers * 3 // 4
+        changes["layers"] = num_layers * 3 // 4 if options.layers is None else options.layers
     if regime == "remove_heads" and options.heads:
         changes["heads"] = parse_heads(options.heads)
     elif regime == "remove_heads":
-        changes["remove"] = options.remove or max(1, num_layers * num_heads // 4)
+        changes["remove"] = max(1, num_layers * num_heads // 4) if options.remove is None else options.remove
     names = ("size", "vocab_size", "max_length", "epochs", "batch_size", "lr", "seed")
     study = Study(regime=regime, threads=usable_cpus(), device="cuda" if has_gpu() else "cpu", **changes,
                   **{name: getattr(options, name) for name in names})
-    if min(study.epochs, study.batch_size) < 1 or study.lr <= 0:
-        raise SettingError("--epochs and --batch-size must be 1 at least, --lr above 0")
+    if min(study.epochs, study.batch_size) < 1 or study.lr <= 0 or study.seed < 0:
+        raise SettingError("--epochs and --batch-size must be 1 at least, --lr above 0, --seed 0 at least")
     return study
 
 

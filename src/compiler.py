@@ -13,7 +13,9 @@ def compiled(model: nn.Module) -> nn.Module:
     Compiled code is kept in the user's cache by torch and found again by the next run.
     """
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    if not any(shutil.which(name) for name in compilers):
+    found = next((name for name in compilers if shutil.which(name)), None)
+    if not found:
         print(f"train.compile: no C++ compiler ({', '.join(compilers)}) found; training goes on without it", flush=True)
         return model
+    os.environ["CXX"] = found  # torch itself looks for g++ alone
     return torch_compile(model, dynamic=False)

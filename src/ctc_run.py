@@ -74,7 +74,7 @@ def speaker_folds(store: Store, rows: np.ndarray, folds: int | str) -> list[tupl
 
     if folds == "all":
         return [(rows, rows[:0])]
-    groups = [store.groups[row] or store.speakers[store.labels[row]] for row in rows]
+    groups = _joined([(store.speakers[store.labels[row]], store.groups[row]) for row in rows])
     num_folds = 5 if folds == 1 else folds
     if len(set(groups)) < num_folds:
         raise SettingError(f"folds={folds}: {num_folds} folds need as many speakers with transcripts; there are "
@@ -82,6 +82,22 @@ def speaker_folds(store: Store, rows: np.ndarray, folds: int | str) -> list[tupl
     splitter = GroupKFold(num_folds, shuffle=True, random_state=FOLD_SEED)
     parts = [(rows[train], rows[valid]) for train, valid in splitter.split(rows, groups=groups)]
     return parts[:1] if folds == 1 else parts
+
+
+def _joined(pairs: list[tuple[str, str]]) -> list[str]:
+    """Return a name for each (speaker, group): the same for all that a speaker or a group ties together, "" tying none.
+
+    Of those it is the speaker's that comes first in the alphabet.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    speakers, speaker = np.unique([one for one, _ in pairs], return_inverse=True)
+    group = np.unique([other or f"\0{one}" for one, other in pairs], return_inverse=True)[1] + len(speakers)
+    size = group.max() + 1
+    part = connected_components(coo_array((np.ones(len(pairs)), (speaker, group)), (size, size)), directed=False)[1]
+    first = {number: name for number, name in zip(part[: len(speakers)][::-1].tolist(), speakers[::-1].tolist())}
+    return [first[part[number]] for number in speaker.tolist()]
 
 
 class _Fold:

@@ -70,14 +70,17 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def averaged(model: nn.Module, device: str) -> nn.Module:
-    """Return `model` wrapped so that backward averages its gradients over the processes."""
+def averaged(model: nn.Module, device: str, skips: bool = False) -> nn.Module:
+    """Return `model` wrapped so that backward averages its gradients over the processes.
+
+    skips: whether a step may leave parameters out, other ones in each process, as layer drop does.
+    """
     if world_size() == 1:
         return model
     import torch
 
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()]
-                                                     if device == "cuda" else None)
+    return torch.nn.parallel.DistributedDataParallel(
+        model, device_ids=[torch.cuda.current_device()] if device == "cuda" else None, find_unused_parameters=skips)
 
 
 def share(first: int, count: int) -> tuple[int, int]:

@@ -182,7 +182,7 @@ def _freeze_first(encoder: nn.Module, num_layers: int) -> None:
     layers = layers_of(encoder)
     for layer in layers[:num_layers]:
         freeze(layer)
-    first = next(iter(layers[0].parameters()))
+    first = next(iter(layers[max(0, num_layers - 1)].parameters()))  # of several stacks: a norm between them too
     for parameter in encoder.parameters():  # in the order of registration
         if parameter is first:
             break

@@ -10,6 +10,7 @@ finished run is never done again; a stopped one goes on and ends in the same byt
 """
 
 import argparse
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -96,9 +97,14 @@ def make_plan(competition: Competition, experiment: Experiment, changes: Mapping
     pretrain = override(_Settings(), own).pretrain
     _check(pretrain)
     experiment = override(experiment, START | {key: value for key, value in changes.items() if key not in own})
-    if lookup("encoder", experiment.encoder.name).module != "src.encoders.wav2vec2":
+    registered = lookup("encoder", experiment.encoder.name)
+    if registered.module != "src.encoders.wav2vec2":
         raise SettingError(f"encoder '{experiment.encoder.name}' cannot be pretrained; take the experiment wav2vec2 "
                            "or wav2vec2_decoder")
+    rate = (registered.settings | dict(experiment.encoder.kwargs)).get("rate", 1.0)
+    if pretrain.mask_span * rate < 1.0:
+        raise SettingError(f"pretrain.mask_span={pretrain.mask_span}: encoder.rate={rate} could skip every masked "
+                           f"frame; make it {math.ceil(1 / rate)} at least")
     store_dir = find_store(competition, experiment.features) or preprocess(competition, experiment.features)
     complete = _complete(experiment, store_dir)
     settings = hash_weights(essential(complete))

@@ -139,7 +139,8 @@ class _Fold:
                                    lambda step: self.loss_of(step)["loss"])
         if fold == 0 and distributed.is_main():
             print(finetune.describe(self.model, chosen.regime))
-        self.shared_model = distributed.averaged(self.model, self.train.device)
+        self.shared_model = distributed.averaged(self.model, self.train.device,
+                                                 skips=self.experiment.encoder.kwargs.get("layer_drop", 0.0) > 0.0)
         if self.train.compile:
             from src.compiler import compiled
 

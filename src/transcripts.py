@@ -22,7 +22,11 @@ def read_transcripts(competition: Competition, path: Path | None = None) -> dict
         raise InputError(f"{path}: no transcripts; give a CSV of path and text by --transcripts, or fill the text "
                          "column of utterances.csv")
     texts: dict[str, str] = {}
-    for row in read_csv(path, ("path", "text")).values():
+    lines: dict[str, int] = {}
+    for line, row in read_csv(path, ("path", "text")).items():
+        if lines.setdefault(row["path"], line) != line:
+            raise InputError(f"{path}: path: '{row['path']}' stands in lines {lines[row['path']]} and {line}; remove "
+                             "one of them")
         if row["path"] not in known:
             raise InputError(f"{path}: path: '{row['path']}' is no training utterance of {competition.name}; paths are "
                              "relative to the competition's folder")

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,22 @@ def test_folds_never_split_a_speaker_and_hold_out_everyone_once(spelt_dir, works
     assert (train.tolist(), valid.tolist()) == (store.train_rows.tolist(), [])
     with pytest.raises(SettingError, match=r"folds=1: 5 folds need as many speakers .* there are 3"):
         speaker_folds(store, store.train_rows, 1)
+
+
+def test_groups_within_and_across_speakers_are_held_out_with_them(spelt_dir, workspace):
+    plan, _ = make_plan(open_competition(spelt_dir), experiment_of(), TINY)
+    plain = Store.open(plan.store_dir)
+    rows = plain.train_rows
+
+    def folds_of(groups):
+        return speaker_folds(replace(plain, groups=[*groups, *[""] * (len(plain.utt_ids) - len(groups))]), rows, 3)
+
+    alone = speaker_folds(plain, rows, 3)
+    sessions = folds_of([f"{i // 3} {i % 2}" for i in range(9)])
+    for (train, valid), (train_too, valid_too) in zip(alone, sessions):
+        assert (train.tolist(), valid.tolist()) == (train_too.tolist(), valid_too.tolist()), "sessions split no speaker"
+    with pytest.raises(SettingError, match="there are 2"):
+        folds_of(["", "", "shared", "", "", "shared", "", "", ""])  # a recording of two speakers
 
 
 def test_a_stopped_run_ends_in_the_same_bytes_and_leaves_a_model(spelt_dir, workspace, monkeypatch):
@@ -276,6 +293,9 @@ def test_transcripts_come_from_the_table_or_a_csv_and_a_wrong_one_stops(spelt_di
     assert read_transcripts(competition, other) == {"train/anna/0.wav": "cc"}
     write_table(other, [("path", "text"), ("test/t0.wav", "cc")])
     with pytest.raises(InputError, match=r"other\.csv: path: 'test/t0\.wav' is no training utterance"):
+        read_transcripts(competition, other)
+    write_table(other, [("path", "text"), *[("train/anna/0.wav", text) for text in ("ab", "ba")]])
+    with pytest.raises(InputError, match=r"'train/anna/0\.wav' stands in lines 2 and 3"):
         read_transcripts(competition, other)
     write_table(other, [("path", "text"), ("train/anna/0.wav", "")])
     with pytest.raises(InputError, match="empty"):

@@ -61,6 +61,13 @@ def test_two_processes_give_the_weights_of_one_and_one_set_of_files(course_dir, 
         np.testing.assert_allclose(shared, alone, atol=0.01)
 
 
+def test_processes_that_skip_other_layers_go_on_together(audio_dir, tmp_path):
+    settings = ["encoder=hubert", "encoder.size=small", "encoder.layer_drop=0.5", "features.store=waveform",
+                "train.steps=6", "train.batch_size=4", "train.crop_frames=20", "folds=2", "optim.warmup_steps=2"]
+    launch(tmp_path, audio_dir, settings, 2)
+    assert (run_dir(tmp_path) / "result.json").exists()
+
+
 GRADIENTS = """
 import sys
 import torch

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from src import experiments, finetune, head_importance
 from src.competition import open_competition
 from src.config import Optim, override, part
-from src.errors import SettingError
+from src.errors import InputError, SettingError
 from src.loop import Loop
 from src.model import load_model
 from src.optim import build_optimiser
@@ -140,6 +140,17 @@ def test_freeze_first_takes_what_comes_before_the_layers_along(name):
     now = {key for key, parameter in no_layers.named_parameters() if not parameter.requires_grad}
     was = {key for key, parameter in encoder.named_parameters() if not parameter.requires_grad}
     assert was - now == {key for key, parameter in no_layers.named_parameters() if id(parameter) in of_layer}
+
+
+def test_what_stands_between_two_frozen_stacks_is_frozen_too():
+    encoder = make("wav2vec2_decoder")
+    count = len(finetune.stacks_of(encoder)[0])
+    for layers, is_frozen in ((count, False), (count + 1, True)):
+        encoder.requires_grad_(True)
+        finetune.apply(encoder, "freeze_first", layers=layers)
+        between = [p for key, p in encoder.named_parameters() if key.startswith("norm.")]
+        assert between
+        assert all(p.requires_grad != is_frozen for p in between), layers
 
 
 @encoders
@@ -325,3 +336,11 @@ def test_the_command_measures_a_finished_run(workspace, frames_dir, capsys):
     expected = head_importance.measure(model.encoder, held_out, lambda row: F.cross_entropy(
         model(store.utterances([row]).inputs), store.utterances([row]).labels, reduction="none"))
     np.testing.assert_allclose(written, expected, rtol=1e-3, atol=1e-5)
+    with pytest.raises(SettingError, match="--utterances 0"):
+        head_importance.main(parser.parse_args([plan.run_id, "--data", str(frames_dir), "--utterances", "0"]))
+    table = frames_dir / "frames.csv"
+    table.write_text(table.read_text().replace(",anna,", ",zoe,"))
+    preprocess(open_competition(frames_dir), experiment.features)
+    with pytest.raises(InputError, match=r"not what course-\w+ was trained on"):
+        head_importance.main(parser.parse_args([plan.run_id, "--data", str(frames_dir)]))
+    assert json.loads((plan.directory / "head_importance.json").read_text())["importance"] == written

@@ -172,6 +172,7 @@ def test_the_quantiser_is_annealed_to_a_floor():
     ({"pooling": "max"}, r"pooling: pretraining does not use this setting"),
     ({"train.mixup": 0.2}, r"train\.mixup: pretraining does not use"),
     ({"encoder": "transformer"}, "cannot be pretrained"),
+    ({"encoder": part("wav2vec2_decoder", rate=0.1), "pretrain.mask_span": 9}, r"mask_span=9: .* make it 10 at least"),
 ])
 def test_what_pretraining_cannot_use_stops(speech_dir, workspace, changes, said):
     with pytest.raises(SettingError, match=said):

@@ -152,7 +152,8 @@ def test_settings_of_each_regime():
     assert (chosen["remove_heads"].remove, chosen["full"].remove) == (36, 0)
     given = bert_nli._study(options("--pairs", "x.csv", "--heads", "0.1,1.3"), "remove_heads")
     assert (given.heads, given.remove) == (((0, 1), (1, 3)), 0)
-    for wrong in (("--heads", "0-1"), ("--heads", "0.1.2"), ("--epochs", "0"), ("--lr", "-1")):
+    assert bert_nli._study(options("--pairs", "x.csv", "--layers", "0"), "freeze_first").layers == 0
+    for wrong in (("--heads", "0-1"), ("--heads", "0.1.2"), ("--epochs", "0"), ("--lr", "-1"), ("--seed", "-1")):
         with pytest.raises(SettingError):
             bert_nli._study(options("--pairs", "x.csv", *wrong), "remove_heads")
 

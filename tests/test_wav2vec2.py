@@ -189,7 +189,7 @@ def test_weights_come_back_and_only_into_their_very_shape(name, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"size": "huge"}, {"d_model": 0}, {"channels": 1.5}, {"num_heads": 3},
-                                   {"rate": 0.0}])
+                                   {"rate": 0.0}, {"rate": 0.0004}])
 def test_unfit_settings_stop(wrong):
     with pytest.raises(SettingError, match="wav2vec2_decoder"):
         build("encoder", part("wav2vec2_decoder", **{**TINY, **wrong}), 0)

@@ -99,6 +99,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for torn, foreign and unsafe files
         raise ValueError(f"{path}: not a file of tensors, or torn; refused. Fetch it again") from error
+    if isinstance(state, dict) and {"format", "shape", "weights"} <= state.keys():
+        raise ValueError(f"{path}: an encoder.pt of `python -m src pretrain`; the encoder 'wav2vec2' or "
+                         "'wav2vec2_decoder' reads it")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path}: not a state dict {{name: tensor}}; save model.state_dict()")
     return state

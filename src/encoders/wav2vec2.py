@@ -243,8 +243,8 @@ class Wav2Vec2Decoder(Wav2Vec2):
         super().__init__(input_dim, size=size, channels=channels, d_model=d_model, num_layers=num_layers,
                          num_heads=num_heads, feed_forward_dim=feed_forward_dim, dropout=dropout,
                          standardise=standardise, freeze_features=freeze_features)
-        if not 0.0 < rate <= 1.0:
-            raise ValueError(f"rate {rate} must lie above 0 and at most at 1")
+        if not 0.001 <= rate <= 1.0:
+            raise ValueError(f"rate {rate} must lie between 0.001 and 1")
         self.shape["rate"] = rate
         self.rate = Fraction(rate).limit_denominator(1000)  # whole numbers: 0.7 * 90 is below 63 as a float
         self.decoder_layers = self._layers(DecoderLayer, dropout)
@@ -282,6 +282,9 @@ def _shape(size: str, **given: int | None) -> dict[str, int]:
     return {name: SIZES[size][name] if value is None else value for name, value in given.items()}
 
 
+OTHER = "A model of torchaudio's or Hugging Face's (wav2vec 2.0 base too) is read by the encoder 'hubert'"
+
+
 def load_weights(encoder: Wav2Vec2, path: str) -> None:
     """Put the weights of an encoder.pt into `encoder`; raises ValueError where they are not of its very shape."""
     try:
@@ -289,9 +292,11 @@ def load_weights(encoder: Wav2Vec2, path: str) -> None:
     except FileNotFoundError as error:
         raise ValueError(f"weights: {path}: no such file; make one with `python -m src pretrain`") from error
     except Exception as error:  # torch raises many kinds for torn, foreign and unsafe files
-        raise ValueError(f"weights: {path}: not a file of tensors and plain values, or torn; refused") from error
+        raise ValueError(f"weights: {path}: not a file of tensors and plain values, or torn; refused. {OTHER}") \
+            from error
     if not isinstance(content, dict) or content.get("format") != WEIGHTS_FORMAT:
-        raise ValueError(f"weights: {path}: not an encoder.pt of this version; make one with `python -m src pretrain`")
+        raise ValueError(f"weights: {path}: not an encoder.pt of this version; make one with `python -m src pretrain`. "
+                         f"{OTHER}")
     shape = content["shape"]
     if shape != encoder.shape:
         differing = [f"{name} {shape.get(name, 'none')} (here {encoder.shape.get(name, 'none')})"
