@@ -10,7 +10,7 @@ from src import compiler
 
 @pytest.mark.parametrize(("present", "asked", "used"), [
     (("g++", "clang++"), "", "g++"), (("clang++",), "", "clang++"), (("c++",), "", "c++"), ((), "", None),
-    (("g++",), "/opt/other", None), (("/opt/other",), "/opt/other", "/opt/other")])
+    (("g++",), "other++", None), (("other++",), "other++", "other++")])
 def test_torch_is_told_the_compiler_that_was_found(monkeypatch, capsys, present, asked, used):
     monkeypatch.setenv("CXX", asked)
     if not asked:
