@@ -173,7 +173,7 @@ def length_bins(lengths: np.ndarray, num_bins: int = 8, min_count: int = 10) -> 
     bins = []
     for k in np.unique(at):
         chosen = np.flatnonzero(at == k)
-        if (bins and len(chosen) < min_count) or (bins and len(bins[-1]) < min_count):
+        if bins and min(len(chosen), len(bins[-1])) < min_count:
             bins[-1] = np.sort(np.concatenate([bins[-1], chosen]))
         else:
             bins.append(chosen)
