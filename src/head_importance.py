@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from src.errors import InputError, SettingError
+from src.errors import SettingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,6 @@ def draw(importance: np.ndarray, path: Path, removed: Iterable[tuple[int, int]] 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src head_importance`."""
     parser.add_argument("run", metavar="RUN", help="a finished run, or a unique prefix of its name")
-    parser.add_argument("--data", metavar="NAME_OR_DIR", help="its competition, where that is no folder under data/")
     parser.add_argument("--utterances", type=int, default=200, metavar="N", help="held-out utterances, from the "
                         "shortest on (default: %(default)s)")
     parser.add_argument("--out", metavar="FILE.png", type=Path, help="where to draw (default: in the run's folder)")
@@ -136,27 +135,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Measure the heads of a run's first fold; print, write and draw their scores."""
-    from src.competition import open_competition
-    from src.files import read_json, write_json
+    from src.files import write_json
+    from src.finished_run import FinishedRun
     from src.model import load_model
-    from src.plan import find_run
-    from src.preprocess import find_store
-    from src.store import Store
 
     if options.utterances < 1:
         raise SettingError(f"--utterances {options.utterances}: must be at least 1")
-    directory = find_run(options.run)
-    model, experiment, _ = load_model(directory / "fold_0" / "model.pt")
-    competition = open_competition(options.data or directory.parent.name)
-    store_dir = find_store(competition, experiment.features)
-    if store_dir is None:
-        raise SettingError(f"{competition.name}: the store of {directory.name} is gone; run preprocess again")
-    store = Store.open(store_dir)
-    if store.digest != read_json(directory / "result.json")["store"]:
-        raise InputError(f"{competition.directory}: not what {directory.name} was trained on, or changed since; name "
-                         "its folder with --data, or train it again")
-    importance = measure_run(model, store, experiment, options.utterances)
-    out = options.out or directory / "head_importance.png"
+    run = FinishedRun.open(options.run)
+    model, experiment, _ = load_model(run.fold_dirs[0] / "model.pt")
+    importance = measure_run(model, run.store(), experiment, options.utterances)
+    out = options.out or run.directory / "head_importance.png"
     draw(importance, out, title=f"{experiment.name}: importance of heads")
     write_json(out.with_suffix(".json"), {"importance": _rows(importance)})
     for layer, row in enumerate(importance, start=1):

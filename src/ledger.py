@@ -231,17 +231,14 @@ def _parse(data: bytes, path: Path) -> list[tuple[bytes, dict[str, str]]]:
              f"`git checkout {path.name}` (that drops rows that are not committed)"
     for number, record in records:
         if b"\r" in record:
-            raise InputError(f"{path}, line {number}: a carriage return, so another program saved it. {remedy}")
+            raise InputError(f"{path}, line {number}: a carriage return, so another program saved it. "
+                             f"`perl -pi -e 's/\\r$//' {shlex.quote(str(path))}` takes all of them away. {remedy}")
     if records and records[0][1] != _line(COLUMNS):
         raise InputError(f"{path}, line 1: the header is not the one that this version writes, {','.join(COLUMNS)}. "
                          f"{remedy}")
     rows = []
     for number, record in records[1:]:
-        try:
-            cells = next(csv.reader(io.StringIO(record.decode(), newline=""), strict=True))
-            problem = problem_of(cells)
-        except (csv.Error, UnicodeDecodeError) as error:
-            problem = f"not a line of UTF-8 CSV ({error})"
+        cells, problem = _cells(record)
         if problem:
             raise InputError(f"{path}, line {number}: {problem}; edited by hand? {remedy}")
         rows.append((record, dict(zip(COLUMNS, cells))))
@@ -252,11 +249,23 @@ def _parse(data: bytes, path: Path) -> list[tuple[bytes, dict[str, str]]]:
                          f"{len(data)}. If all that is one row that a kill cut off, {truncate} deletes it; if other "
                          f"rows follow it, close the quote. {remedy}")
     if rest:
+        cells, problem = _cells(rest)
+        whole = "" if problem else (f". If its note, {cells[-1]!r}, is whole, an editor took the newline away: "
+                                    f"`echo >> {shlex.quote(str(path))}` gives it back")
         raise InputError(
             f"{path}, line {line}: torn: bytes {start} to {len(data)} ({rest[:40].decode(errors='replace')!r}…) do not "
             f"end in a newline; a write was cut off. Nothing was changed, and the {len(rows)} rows before are whole. "
-            f"Delete the torn line with {truncate}; its run's command, run again, appends the row")
+            f"Delete the torn line with {truncate}; its run's command, run again, appends the row{whole}")
     return rows
+
+
+def _cells(record: bytes) -> tuple[list[str], str]:
+    """Return a record's cells and what is wrong with them, or ""."""
+    try:
+        cells = next(csv.reader(io.StringIO(record.decode(), newline=""), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        return [], f"not a line of UTF-8 CSV ({error})"
+    return cells, problem_of(cells)
 
 
 def add_arguments(parser: "ArgumentParser") -> None:

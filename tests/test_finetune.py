@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from src import experiments, finetune, head_importance
 from src.competition import open_competition
 from src.config import Optim, override, part
-from src.errors import InputError, SettingError
+from src.errors import RunError, SettingError
 from src.loop import Loop
 from src.model import load_model
 from src.optim import build_optimiser
@@ -327,7 +327,7 @@ def test_the_command_measures_a_finished_run(workspace, frames_dir, capsys):
     train(plan, store)
     parser = argparse.ArgumentParser()
     head_importance.add_arguments(parser)
-    head_importance.main(parser.parse_args([plan.run_id, "--data", str(frames_dir), "--utterances", "3"]))
+    head_importance.main(parser.parse_args([plan.run_id, "--utterances", "3"]))
     written = json.loads((plan.directory / "head_importance.json").read_text())["importance"]
     assert (plan.directory / "head_importance.png").read_bytes().startswith(b"\x89PNG")
     assert "layer  2: " in capsys.readouterr().out
@@ -337,10 +337,14 @@ def test_the_command_measures_a_finished_run(workspace, frames_dir, capsys):
         model(store.utterances([row]).inputs), store.utterances([row]).labels, reduction="none"))
     np.testing.assert_allclose(written, expected, rtol=1e-3, atol=1e-5)
     with pytest.raises(SettingError, match="--utterances 0"):
-        head_importance.main(parser.parse_args([plan.run_id, "--data", str(frames_dir), "--utterances", "0"]))
+        head_importance.main(parser.parse_args([plan.run_id, "--utterances", "0"]))
     table = frames_dir / "frames.csv"
     table.write_text(table.read_text().replace(",anna,", ",zoe,"))
     preprocess(open_competition(frames_dir), experiment.features)
-    with pytest.raises(InputError, match=r"not what course-\w+ was trained on"):
-        head_importance.main(parser.parse_args([plan.run_id, "--data", str(frames_dir)]))
-    assert json.loads((plan.directory / "head_importance.json").read_text())["importance"] == written
+    (plan.directory / "head_importance.json").unlink()
+    head_importance.main(parser.parse_args([plan.run_id, "--utterances", "3"]))
+    again = json.loads((plan.directory / "head_importance.json").read_text())["importance"]
+    assert again == written, "measured on the store that the run was trained on, not on that of the changed data"
+    (plan.store_dir / "meta.json").unlink()
+    with pytest.raises(RunError, match=r"store \w+ is gone"):
+        head_importance.main(parser.parse_args([plan.run_id]))

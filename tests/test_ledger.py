@@ -142,6 +142,18 @@ def test_a_torn_line_is_mended_as_its_message_says(path):
     assert not ledger.contains(again["digest"], "2020-01-01T00:00:00Z", path), "a rerun is another row"
 
 
+@pytest.mark.parametrize(("how", "quoted"), [("newline", 3), ("spreadsheet", 1)])
+def test_what_an_editor_changed_is_mended_as_the_message_says(path, how, quoted):
+    ledger.append(row(seed=0), path)
+    ledger.append(row(seed=1, note="as it was"), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if how == "newline" else edited(whole, how))
+    with pytest.raises(InputError) as caught:
+        ledger.read(path)
+    subprocess.run(str(caught.value).split("`")[quoted], shell=True, check=True)
+    assert path.read_bytes() == whole
+
+
 def test_a_full_disk_leaves_the_ledger_as_it_was(path, monkeypatch):
     ledger.append(row(), path)
     before = path.read_bytes()
