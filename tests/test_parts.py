@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from src import masking
 from src.config import part
+from src.encoders import transformer
 from src.encoders.campplus import segment_mean
 from src.encoders.layers import Conv1d, Dropout, Linear, attend, banded_product
 from src.encoders.transformer import TransformerLayer
@@ -204,6 +205,31 @@ def test_transformer_layer_equals_torch(norm_first):
     for index, length in enumerate(lengths):
         row = ours(frames, lengths)[index, :length]
         torch.testing.assert_close(row, expected[index, :length], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_layers": 3}, {"num_heads": 1}], ids=str)
+def test_the_first_layer_folded_for_inference_gives_what_it_gives_in_training(settings, monkeypatch):
+    torch.manual_seed(0)
+    encoder = shake(build("encoder", part("transformer", **settings), 40)).eval()
+    frames, lengths = 3.0 * torch.randn(4, 50, 40) - 8.0, torch.tensor([50, 33, 50, 1])  # as log-mels lie
+    frames[1, 33:] = torch.nan
+    expected = encoder(frames, lengths)[0].detach()
+    calls = []
+    folded = transformer.project_and_attend
+    monkeypatch.setattr(transformer, "project_and_attend", lambda *args: calls.append(args) or folded(*args))
+    with torch.inference_mode():
+        for values, sizes in ((frames, lengths), (frames[:1], None)):
+            found = encoder(values, sizes)[0]
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                rounded = encoder(values, sizes)[0]
+            for row, length in enumerate(lengths[: len(values)]):
+                valid = expected[row, :length]
+                torch.testing.assert_close(found[row, :length], valid, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(rounded[row, :length].float(), valid, rtol=0.05, atol=0.05)
+        assert len(calls) == 4
+        for other in ({"positional": "sinusoidal"}, {"norm_first": True}, {"d_model": 72}, {"num_layers": 0}):
+            build("encoder", part("transformer", **other), 40).eval()(frames[:1], None)
+        assert len(calls) == 4, "where it is not linear in the features, or would cost more"
 
 
 def test_sinusoidal_positions_tell_the_order_of_frames():

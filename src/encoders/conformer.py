@@ -8,7 +8,7 @@ kept out here.
 import torch
 from torch import Tensor, nn
 
-from src.encoders.layers import Conv1d, Dropout, Linear, SelfAttention
+from src.encoders.layers import Conv1d, Dropout, Linear, SelfAttention, SiLU
 from src.masking import MaskedBatchNorm1d, MaskedGroupNorm, zero_padding
 
 
@@ -20,7 +20,7 @@ class FeedForwardModule(nn.Module):
         self.sequential = nn.Sequential(
             nn.LayerNorm(d_model),
             Linear(d_model, feed_forward_dim),
-            nn.SiLU(),
+            SiLU(),
             Dropout(dropout),
             Linear(feed_forward_dim, d_model),
             Dropout(dropout),
@@ -42,7 +42,7 @@ class ConvolutionModule(nn.Module):
             nn.GLU(dim=2),
             Conv1d(d_model, d_model, kernel_size, groups=d_model),
             MaskedGroupNorm(d_model) if norm == "group" else MaskedBatchNorm1d(d_model),
-            nn.SiLU(),
+            SiLU(),
             Conv1d(d_model, d_model, 1),
             Dropout(dropout),
         ])
