@@ -22,7 +22,7 @@ set_up() {
     [[ ! -L "$root/.venv" ]] || fail "$root/.venv is a link to packages other than requirements.txt asks for; remove the link"
     echo "setting up $root/.venv (once; torch is large, expect a minute or more)"
     if command -v uv >/dev/null 2>&1; then
-        uv venv --quiet --clear --python '>=3.11,<3.15' "$root/.venv" || fail "uv could not make $root/.venv"
+        uv venv --seed --quiet --clear --python '>=3.11,<3.15' "$root/.venv" || fail "uv could not make $root/.venv"
         uv pip install --quiet --python "$root/.venv/bin/python" -r "$root/requirements.txt" \
             || fail "uv could not install requirements.txt (is the package index reachable?)"
     else
@@ -67,7 +67,7 @@ case "${1:-}" in
         exec "$python" -m torch.distributed.run "$@"
         ;;
     '' | --*)
-        if [[ "${1:-}" == --help ]]; then exec "$python" -m src --help; fi
+        if [[ "${1:-}" == --help || ("${1:-}" == --verbose && "${2:-}" == [a-z]*) ]]; then exec "$python" -m src "$@"; fi
         exec "$python" -m src run "$@"
         ;;
     *)

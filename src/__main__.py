@@ -72,8 +72,9 @@ def _add_stream_arguments(one: argparse.ArgumentParser, stage: str) -> None:
         one.add_argument("run", metavar="RUN", help="a run or blend, or a unique prefix of its name")
         one.add_argument("--name", help="name of the copy under submissions/<competition>/")
         one.add_argument("--kaggle", metavar="COMPETITION", help="also submit it through the kaggle CLI")
-    one.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR",
-                     help="a competition under data/, or any folder (default: %(default)s)")
+    default = None if stage == "submit" else "japanese_vowels"
+    one.add_argument("--data", default=default, metavar="NAME_OR_DIR",
+                     help=f"a competition under data/, or any folder (default: {default or 'that of RUN'})")
     if stage in ("run", "submit"):
         one.add_argument("--out", metavar="FILE", help="where to write the submission (default: submission.csv)")
     if stage != "submit":
@@ -110,6 +111,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except RuntimeError as error:
+        if options.verbose or type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be imported
+            raise
+        print(f"error: the GPU's memory does not hold it ({str(error).partition('. ')[0]}); lower train.batch_size, or "
+              "infer.frame_budget where it failed after training", file=sys.stderr)
+        return RunError.exit_code
     except OSError as error:
         if options.verbose:
             raise

@@ -6,7 +6,7 @@ Calls train for every rung that is not done yet; each run is a ledger row, from 
 import argparse
 import shlex
 
-from src import experiments, ledger
+from src import distributed, experiments, ledger
 from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.errors import DivergedError, RunError, SettingError, nearest
@@ -79,7 +79,7 @@ def _parent(experiment: Experiment, common: dict) -> Experiment | None:
 
 
 def _command(options: argparse.Namespace, plan: Plan, common: dict, seed: int) -> str:
-    words = ["bash", "run.sh", "train", "--data", str(options.data), "--experiment", plan.experiment.name]
+    words = [*distributed.command("train"), "--data", str(options.data), "--experiment", plan.experiment.name]
     for key, value in {**common, "seed": seed}.items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)

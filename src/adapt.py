@@ -36,6 +36,8 @@ PASSES, PASSES_SLOW = 45, 36
 FEWEST_STEPS, FEWEST_STEPS_SLOW = {True: 600, False: 1500}, 750
 FOLDS, FOLDS_SLOW = 5, 4  # the last of five would train beside an idle processor
 LIMITS = {  # lowest and highest value of a setting that is a number
+    "train.steps": (1, math.inf), "train.batch_size": (1, math.inf), "train.crop_frames": (1, math.inf),
+    "folds": (1, math.inf),
     "optim.lr": (0, math.inf), "optim.weight_decay": (0, math.inf), "optim.warmup_steps": (0, math.inf),
     "optim.grad_clip": (0, math.inf), "optim.ema_decay": (0, 1), "embedding.dim": (0, math.inf),
     "embedding.dropout": (0, 1), "train.label_smoothing": (0, 1), "train.mixup": (0, math.inf),
@@ -101,6 +103,7 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     if takes == "waveform" and experiment.frontend.mean_norm in (True, "both"):
         raise SettingError(f"frontend.mean_norm: encoder '{experiment.encoder.name}' takes waveforms, which have no "
                            "mean over frames; set it to false")
+    check_limits(experiment)
     train = experiment.train
     if train.speed_classes and not {"speed", "mel_speed"} & {item.name for item in experiment.augment}:
         raise SettingError("train.speed_classes: there are no copies without a speed augmentation; --set "
@@ -109,15 +112,15 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     steps = auto_steps(data, train.batch_size, device) if train.steps == "auto" else train.steps
     crop_frames = auto_crop(data) if train.crop_frames == "auto" else train.crop_frames
     folds = auto_folds(data, device) if experiment.folds == "auto" else experiment.folds
-    if min(steps, crop_frames, train.batch_size) < 1 or (folds != "all" and folds < 1):
-        raise SettingError("train.steps, train.crop_frames, train.batch_size and folds must be at least 1")
-    check_limits(experiment)
     processes = distributed.world_size()
     if train.processes not in (1, processes):
         raise SettingError(f"train.processes={train.processes}, but {processes} run: start them with `bash run.sh "
                            f"torchrun --nproc-per-node {train.processes} -m src train …`")
     if train.batch_size % processes:
         raise SettingError(f"train.batch_size={train.batch_size} cannot be shared evenly by {processes} processes")
+    if train.batch_size == processes and experiment.embedding.batch_norm:
+        raise SettingError(f"train.batch_size={train.batch_size}: batch norm needs two utterances at least in each "
+                           "process; make it larger, or set embedding.batch_norm=false")
     changes = {
         "folds": folds,
         "embedding.dim": AUTO_EMBEDDING_DIM[data.is_little] if experiment.embedding.dim == "auto"

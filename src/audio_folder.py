@@ -4,6 +4,7 @@ Goes in: the folder. Comes out: its speakers and utterances; no audio file is op
 there, lists the training utterances; sample_submission.csv fixes the test ids and their order.
 """
 
+import unicodedata
 from pathlib import Path
 
 from src.errors import InputError
@@ -85,8 +86,11 @@ def _test_names(directory: Path, folders: Folders, sample_path: Path) -> list[st
     found, names = set(present), [row["Id"] for row in read_csv(sample_path, ("Id",)).values()]
     absent, unlisted = [name for name in names if name not in found], sorted(found.difference(names))
     if absent:
-        raise InputError(f"{sample_path}: Id: {len(absent)} of {len(names)} have no file in test/: {some(absent)}; "
-                         "an Id is the file's name with its ending")
+        texts = {unicodedata.normalize("NFC", name) for name in present}
+        is_spelling = all(unicodedata.normalize("NFC", name) in texts for name in absent)
+        raise InputError(f"{sample_path}: Id: {len(absent)} of {len(names)} have no file in test/: {some(absent)}; " + (
+            "files of these names are there in another Unicode form (unpacked on a Mac?): rename them to the Ids"
+            if is_spelling else "an Id is the file's name with its ending"))
     if unlisted:
         raise InputError(f"{sample_path}: Id: {len(unlisted)} of {len(present)} files in test/ are not listed: "
                          f"{some(unlisted)}; add them or remove the files")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from src.peak_memory import reset_peak
 from src.plan import Plan
 from src.workspace import workspace_dir
 
@@ -119,6 +120,7 @@ class Steps:
         with FlopCounterMode(display=False, custom_mapping=backward) as counter:
             fold.loss_of(0)["loss"].backward()
         fold.shared_model = kept
+        reset_peak(fold.train.device)  # of what is to be measured, which may need less
         return counter.get_total_flops() / fold.train.batch_size
 
 

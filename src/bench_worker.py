@@ -1,7 +1,6 @@
 """A process of its own for each thing that is measured, so that neither an import nor an earlier case counts."""
 
 import multiprocessing
-import signal
 import threading
 import traceback
 from multiprocessing.connection import Connection
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from src.bench_meters import Meter
 from src.errors import RunError
 from src.peak_memory import peak_mb
+from src.stop_signals import start_deaf, stay_deaf
 
 
 class Case(Protocol):
@@ -32,7 +32,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, case), daemon=True)
-        self.process.start()
+        start_deaf(self.process)
         theirs.close()
 
     def __enter__(self) -> "Worker":
@@ -64,7 +64,7 @@ class Worker:
 
 def _serve(pipe: Connection, case: Case) -> None:
     """Answer the parent's calls until it kills this process or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    stay_deaf()  # the parent gets a Ctrl-C too, and ends this process
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process would leave behind
     meter = None
     while True:

@@ -17,8 +17,7 @@ from src.errors import InputError, SettingError
 from src.listing import AUDIO_SUFFIXES, is_audio, is_other_audio
 from src.tables import some
 
-WRAPPERS = {"wav", "wavs", "wave", "audio", "flac"}  # folders around the speakers that are no speaker
-PARTS = {"train", "dev", "test", "valid", "eval"}
+PARTS = {"train", "training", "dev", "test", "testing", "val", "valid", "validation", "eval"}
 VOXCELEB_SPEAKER = re.compile(r"id\d{5,}")
 
 
@@ -124,13 +123,14 @@ def _by_folders(directory: Path, files: list[tuple[str, ...]]) -> tuple[str, lis
         if 2 * len(fitting) > len(files):
             return layout, [Recording(directory.joinpath(*parts), *parts[-3:]) for parts in fitting]
     top = {parts[0] for parts in files if len(parts) > 1}
-    if len(top) == 1 and next(iter(top)).lower() in WRAPPERS:
+    is_parted = bool(top) and {name.lower() for name in top} <= PARTS
+    if len(top) == 1 and not is_parted and any(len(parts) > 2 for parts in files):  # a lone folder is no speaker
         wrapper = top.pop()
         return _by_folders(directory / wrapper, [parts[1:] for parts in files if len(parts) > 1])
     if not top:
         raise InputError(f"{directory}: its {len(files):,} audio files lie in no speaker's folder; one folder a "
                          "speaker is needed")
-    if top <= PARTS:
+    if is_parted:
         raise InputError(f"{directory}: its folders are named {', '.join(sorted(top))}, which are no speakers; give "
                          f"one of them, such as {directory / min(top)}")
     recordings = [Recording(directory.joinpath(*parts), parts[0], "/".join(parts[1:-1]), parts[-1])

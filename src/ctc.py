@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src import finetune
-from src.config import Experiment, from_json, override, to_json
+from src.config import Experiment, from_json, to_json
 from src.errors import InputError
 from src.files import atomic_open
-from src.model import load_tensors
+from src.model import load_tensors, without_start
 from src.parts import build
 
 BLANK = 0
@@ -115,7 +115,7 @@ def load_model(path: Path) -> tuple[CTCModel, CTC]:
     if content.get("format") != CHECKPOINT_FORMAT or content.get("task") != "ctc":
         raise InputError(f"{path}: not a CTC model of this version; train it again")
     task = CTC(content["tokens"])
-    model = CTCModel(override(from_json(content["experiment"]), {"encoder.weights": ""}), task.num_classes)
+    model = CTCModel(without_start(from_json(content["experiment"])), task.num_classes)
     finetune.fit_heads(model, content["model"])
     model.load_state_dict(content["model"])
     return model.eval(), task

@@ -44,6 +44,13 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def command(stage: str) -> list[str]:
+    """Return the beginning of the command line that runs a stage as this one runs: "run" or "train"."""
+    if world_size() == 1:
+        return ["bash", "run.sh", *([] if stage == "run" else [stage])]
+    return ["bash", "run.sh", "torchrun", "--nproc-per-node", str(world_size()), "-m", "src", "train"]
+
+
 def start(device: str) -> None:
     """Join the other processes, once; each takes the GPU of its local rank."""
     import torch

@@ -144,7 +144,8 @@ def out_of_fold_accuracy(run: FinishedRun, only: int | None = None) -> tuple[int
         models = FoldModels(run, (fold,), device="cpu")
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder, "float.onnx"), Path(folder, "int8.onnx")]
-            write_graph(SpeakerGraph(models, from_audio=False), example(models, False, EXAMPLE_FRAMES, 2), models.card,
+            from_audio = models.kind == "waveform"
+            write_graph(SpeakerGraph(models, from_audio), example(models, from_audio, EXAMPLE_FRAMES, 2), models.card,
                         files[0])
             quantise(*files)
             sessions = [OnnxModel(file) for file in files]

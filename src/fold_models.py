@@ -81,15 +81,18 @@ class FoldModels:
 
     def _card(self, run: FinishedRun) -> ModelCard:
         features, open_set_path = self.features, run.directory / "open_set.json"
+        open_set = read_json(open_set_path) if open_set_path.exists() else None
         fits = self.kind == "logmel" and self.input_dim == features.num_mels
         temperature, num_calibrated = _calibrate(run)
+        if open_set and not num_calibrated:  # the same experiment with speakers left out has held utterances out
+            temperature, num_calibrated = open_set["temperature"], open_set["num_known"]
         return ModelCard(
             name=run.run_id, speakers=self.speakers, num_folds=len(self.models),
             takes_audio=fits or self.kind == "waveform", sample_rate=features.sample_rate, peak_db=features.peak_db,
             dim=0 if self.kind == "waveform" else self.input_dim,
             frame_rate=features.sample_rate / features.hop_length if self.kind == "logmel" else 0.0,
             temperature=temperature, num_calibrated=num_calibrated,
-            open_set=read_json(open_set_path) if open_set_path.exists() else None)
+            open_set=open_set)
 
 
 def _calibrate(run: FinishedRun) -> tuple[float, int]:

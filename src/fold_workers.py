@@ -6,7 +6,6 @@ after the other would have left. This process only waits, and hands a stop on to
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from src.adapt import room_for_folds
-from src.errors import RunError, SettingError
+from src.errors import RunError, SettingError, SpeakerIDError
 from src.plan import Plan
-from src.stop_signals import stop_signals
+from src.stop_signals import start_deaf, stay_deaf, stop_signals
 
 if TYPE_CHECKING:
     from src.store import Store
@@ -49,10 +48,12 @@ def run(train_fold: TrainFold, plan: Plan, store: "Store", folds: Sequence[int],
     """
     context, todo = multiprocessing.get_context("spawn"), list(folds)
     stop, bar_lock = context.Event(), context.RLock()
-    workers = [_Worker(context, train_fold, plan, store, Place(number, bar_lock, stop)) for number in range(count)]
+    workers: list[_Worker] = []
     failure: BaseException | None = None
     try:
         with stop_signals() as stop_asked:
+            for number in range(count):
+                workers.append(_Worker(context, train_fold, plan, store, Place(number, bar_lock, stop)))
             busy = {worker.pipe: worker for worker in workers if worker.begin(todo)}
             while busy:
                 for pipe in wait(list(busy), timeout=LOOK_EVERY_S):
@@ -86,7 +87,7 @@ class _Worker:
         self.fold = -1
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, *task), daemon=True)
-        self.process.start()
+        start_deaf(self.process)
         theirs.close()
 
     def begin(self, todo: list[int]) -> bool:
@@ -116,8 +117,7 @@ class _Worker:
 
 def _serve(pipe: Connection, train_fold: TrainFold, plan: Plan, store: "Store", place: Place) -> None:
     """Train what the parent says until it kills this process or is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent, which gets them too, says when to stop
-        signal.signal(number, signal.SIG_IGN)
+    stay_deaf()  # the parent, which gets a Ctrl-C too, says when to stop
     threading.Thread(target=_stop_with_parent, args=(place.stop,), daemon=True).start()
     tqdm.set_lock(place.bar_lock)
     while True:
@@ -128,11 +128,11 @@ def _serve(pipe: Connection, train_fold: TrainFold, plan: Plan, store: "Store", 
         answer: BaseException | None = None
         try:
             train_fold(plan, store, fold, place)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, SpeakerIDError, OSError) as error:
             answer = error
-        except Exception as error:
-            error.add_note(traceback.format_exc())
-            answer = error
+        except Exception as error:  # of any library, whose errors may hold what no other process can be sent
+            answer = RuntimeError(f"{type(error).__name__}: {error}")
+            answer.add_note(traceback.format_exc())
         sys.stdout.flush()
         pipe.send(answer)
 

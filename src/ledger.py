@@ -135,13 +135,15 @@ def score(
         at = find(run_id_prefix, [row for _, row in parsed])
         old = parsed[at][1]
         if not replace:
+            words = [word for column, new in given.items() for word in (f"--{column}", new)]
+            instead = f"`ledger score {old['run_id']} {' '.join(words)} --kind {kind} --replace`"
+            if old["score_kind"] not in ("", kind):
+                raise SettingError(f"ledger: {old['run_id']} has a {old['score_kind']} score, not a {kind} one; "
+                                   f"{instead} puts the new one in its place")
             for column, new in given.items():
                 if old[column] and float(old[column]) != float(new):
                     raise SettingError(f"ledger: {old['run_id']} has the {old['score_kind']} {column} score "
-                                       f"{old[column]}, not {new}; add --replace if the new one is right")
-            if old["score_kind"] not in ("", kind):
-                raise SettingError(f"ledger: {old['run_id']} has a {old['score_kind']} score, not a {kind} one; "
-                                   "add --replace to put the new one in its place")
+                                       f"{old[column]}, not {new}; {instead} if the new one is right")
         if old["score_kind"] != kind:
             given = {"public": "", "private": "", **given}  # no half of one kind beside a half of another
         row = {**old, **given, "score_kind": kind}
@@ -297,7 +299,11 @@ def main(args: "Namespace") -> None:
     elif args.action == "sync":
         sync(args.kaggle_competition)
     else:
-        rows = [row for row in read() if args.competition in ("", row["competition"])]
+        every = read()
+        rows = [row for row in every if args.competition in ("", row["competition"])]
+        if every and not rows:
+            raise SettingError(f"ledger: no row of '{args.competition}'"
+                               f"{nearest(args.competition, {row['competition'] for row in every})}")
         if args.action == "plot":
             from src.ledger_plot import plot
 

@@ -90,7 +90,7 @@ class Loop:
         device_sums = {name: torch.tensor(value, dtype=torch.float64, device=self.device)
                        for name, value in progress.sums.items()}
         started = shown = saved = time.monotonic()
-        is_shown = sys.stderr.isatty()
+        is_shown, is_shared = sys.stderr.isatty(), distributed.world_size() > 1
         stopping = contextlib.nullcontext(self.stop_asked) if self.stop_asked else stop_signals()
         with stopping as stop_asked, tqdm(
                 total=self.steps, initial=progress.step, desc=self.description, unit="step", dynamic_ncols=True,
@@ -105,22 +105,27 @@ class Loop:
                 bar.update()
                 now, is_last = time.monotonic(), progress.step == self.steps
                 is_valid = is_last or (self.valid_every and progress.step % self.valid_every == 0)
-                is_stopped = self._agree(progress.step, stop_asked())
-                if is_valid or is_stopped or now - shown > SHOW_EVERY_S:
-                    self._fetch(progress, device_sums)
+                # Several processes stop, save and fail at steps at which all of them ask, whatever their clocks say.
+                is_common = is_valid or not is_shared or progress.step % AGREE_EVERY == 0
+                is_stopped = is_common and distributed.any_of(stop_asked())
+                is_saved = is_valid or is_stopped or (is_common and now - saved > SAVE_EVERY_S)
+                if is_saved or (is_common and is_shared) or now - shown > SHOW_EVERY_S:
+                    self._fetch(progress, device_sums, is_common)
                     shown_sums = {k: f"{v / progress.num_summed:.3g}" for k, v in progress.sums.items()}
                     bar.set_postfix(shown_sums, refresh=False)
                     shown = now
                 if is_valid:
                     self._validate(progress, average)
                     device_sums.clear()
-                if is_valid or is_stopped or now - saved > SAVE_EVERY_S:
+                if is_saved:
                     saved = time.monotonic()
                     progress.seconds += saved - started
                     started = saved
                     self._save(progress, optimiser, average)
                 if is_stopped and not is_last:
                     raise KeyboardInterrupt
+            if distributed.any_of(stop_asked()):  # during the last step, its validation or its save
+                raise KeyboardInterrupt
         if self.select == "best" and progress.best_step:
             self.model.load_state_dict(self._read("best.pt"))
         elif average:
@@ -148,10 +153,13 @@ class Loop:
         values["loss"].backward()
         return values
 
-    def _fetch(self, progress: Progress, device_sums: dict[str, Tensor]) -> None:
-        """Bring the sums over to the host (the loop's one synchronisation) and stop on a loss that is not finite."""
+    def _fetch(self, progress: Progress, device_sums: dict[str, Tensor], is_common: bool) -> None:
+        """Bring the sums over to the host (the loop's one synchronisation) and stop on a loss that is not finite.
+
+        is_common: whether all processes are here, so that all of them stop.
+        """
         progress.sums = {name: float(value) for name, value in device_sums.items()}
-        if not math.isfinite(progress.sums.get("loss", 0.0)):
+        if is_common and distributed.any_of(not math.isfinite(progress.sums.get("loss", 0.0))):
             raise DivergedError(f"{self.directory}: the loss is not finite at step {progress.step}; lower optim.lr, "
                                 "set optim.grad_clip=1 or train.precision=float32, and run again")
 
@@ -193,12 +201,6 @@ class Loop:
         if average:
             average.load_state_dict(state["average"])
         return Progress(**state["progress"])
-
-    def _agree(self, step: int, stop_asked: bool) -> bool:
-        """Return whether to stop; several processes must do so at the same step."""
-        if distributed.world_size() > 1 and step % AGREE_EVERY and step < self.steps:
-            return False
-        return distributed.any_of(stop_asked)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         """Return a file's content as rank 0 sees it, None where there is none."""

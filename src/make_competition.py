@@ -193,7 +193,9 @@ def _write_groups(folder: Path, train: list[tuple[str, Recording]], splits: dict
     num_columns = 3 if grouped else 2
     _table(folder / "utterances.csv", ("path", "label", "group")[:num_columns], (row[:num_columns] for row in rows))
     if grouped:
-        return [f"{sum(map(len, sessions)):,} training sessions, none of which folds will split"]
+        several = sum(len(names) > 1 for names in sessions)
+        return [f"{sum(map(len, sessions)):,} training sessions, none of which folds will split: the {several:,} of "
+                f"{len(splits):,} speakers that have several are validated, the others only trained on"]
     return ["too few speakers have two training sessions: folds will split sessions, which flatters their accuracy"]
 
 

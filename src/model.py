@@ -117,16 +117,21 @@ def load_model(path: Path, device: str = "cpu") -> tuple[SpeakerModel, Experimen
         raise InputError(f"{path}: not a model of this version; train it again")
     try:
         experiment, speakers = from_json(content["experiment"]), tuple(content["speakers"])
-        begun_with = {"weights": "", "download": False}  # read once, when training began
-        whole = override(experiment, {f"encoder.{key}": none for key, none in begun_with.items()
-                                      if experiment.encoder.kwargs.get(key)})
-        model = SpeakerModel(whole, content["kind"], content["input_dim"], len(speakers), content["num_copies"])
+        model = SpeakerModel(without_start(experiment), content["kind"], content["input_dim"], len(speakers),
+                             content["num_copies"])
         finetune.fit_heads(model, content["model"])
         model.load_state_dict(content["model"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SettingError) as error:
         raise InputError(f"{path}: its settings and weights do not fit this version ({type(error).__name__}: {error}); "
                          "train it again") from error
     return model.to(device).eval(), experiment, speakers
+
+
+def without_start(experiment: Experiment) -> Experiment:
+    """Return the experiment without the weights that its encoder once started from; a checkpoint needs them no more."""
+    none = {"weights": "", "download": False}
+    return override(experiment, {f"encoder.{key}": value for key, value in none.items()
+                                 if experiment.encoder.kwargs.get(key)})
 
 
 def load_tensors(path: Path) -> dict:

@@ -94,6 +94,8 @@ def complete(slot: str, part: Part) -> Part:
         if key not in settings:
             raise SettingError(f"{slot}.{key}: '{part.name}' has no such setting{nearest(key, settings)}")
         filled[key] = _fit(settings[key], value, f"{slot}.{key}")
+        if slot != "augment":  # which may count none, or downwards
+            _check_size(filled[key], 1 if settings[key] else 0, f"{slot}.{key}")
     return Part(part.name, filled)
 
 
@@ -108,6 +110,16 @@ def _fit(default: Any, value: Any, dotted: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingError(f"{dotted}: {value!r} is not finite")
     return value
+
+
+def _check_size(value: Any, smallest: int, dotted: str) -> None:
+    """Raise SettingError for a whole number, or one of several, under `smallest`.
+
+    Sizes and counts are 1 or more where their default is; where that is 0 it stands for "none".
+    """
+    for number in value if isinstance(value, tuple) else (value,):
+        if type(number) is int and number < smallest:
+            raise SettingError(f"{dotted}: {number} is below {smallest}")
 
 
 def complete_experiment(experiment: Experiment) -> Experiment:

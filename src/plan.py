@@ -91,6 +91,9 @@ def ensemble_dir(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
     Raises RunError for an unfinished run, SettingError for runs that are not about the same utterances.
     """
     results = [read_result(path) for path in run_dirs]
+    for result in results:
+        if "members" in result:
+            raise SettingError(f"{result['run_id']} is a blend itself; name its runs: {', '.join(result['members'])}")
     if len({r["table"] for r in results}) != 1:
         raise SettingError("the runs are not about the same utterances, speakers and groups (or an older version made "
                            "some of them); train them again: " + ", ".join(r["run_id"] for r in results))
@@ -112,6 +115,9 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     if result.get("metric", "accuracy") != "accuracy":
         raise SettingError(f"{run_dir.name}: its result is a {result['metric']}; only runs that classify can be "
                            "blended and submitted")
+    if "store" not in result:
+        raise SettingError(f"{run_dir.name}: not a run on a competition's speakers, so it can be neither blended nor "
+                           "submitted")
     return result
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from src.competition import file_name
 from src.errors import InputError, SettingError
 from src.files import atomic_open
+from src.logits import log_softmax
 from src.model_card import ModelCard
 from src.recording import Recording, list_recordings, read_recording
 from src.tensor_file import CorruptFile
@@ -47,10 +48,14 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Who counts as none of the known speakers: a `score` ("probability" or "energy") below `value`."""
+    """Who counts as none of the known speakers: a `score` ("probability" or "energy") below `value`.
+
+    temperature: of the probability that is meant; the model's own may have been fitted on other utterances.
+    """
 
     score: str
     value: float
+    temperature: float
     rates: str  # what is known of its two error rates, as a sentence
 
 
@@ -140,9 +145,12 @@ def answer_one(model: Model, path: Path, recording: Recording, refusal: Refusal 
                   for start, stop in windows[first : first + BATCH_WINDOWS]]
         for found, values in zip(model.answer(pieces), (log_probs, energies)):
             values.append(found)
-    probs, energies = np.exp(np.concatenate(log_probs)), np.concatenate(energies)
+    log_probs, energies = np.concatenate(log_probs), np.concatenate(energies)
+    probs = np.exp(log_probs)
     speakers, best = model.card.speakers, probs.argmax(1)
-    score = energies if refusal and refusal.score == "energy" else probs.max(1)
+    score = energies
+    if refusal and refusal.score == "probability":
+        score = np.exp(log_softmax(log_probs * (model.card.temperature / refusal.temperature))).max(1)
     segments = [
         Segment(start / rate if rate else 0.0, stop / rate if rate else 0.0,
                 None if not sounds[i] or (refusal and score[i] < refusal.value) else speakers[best[i]],
@@ -167,7 +175,8 @@ def refusal_of(card: ModelCard, threshold: float | None) -> Refusal | None:
     if threshold is None and measured is None:
         return None
     if measured is None:
-        return Refusal("probability", threshold, f'"{NOBODY}" below a probability of {threshold:g}; {_how(card)}')
+        return Refusal("probability", threshold, card.temperature,
+                       f'"{NOBODY}" below a probability of {threshold:g}; {_how(card)}')
     name = measured["score"] if threshold is None else "probability"
     table = measured["scores"][name]
     value = table["threshold"] if threshold is None else threshold
@@ -176,10 +185,10 @@ def refusal_of(card: ModelCard, threshold: float | None) -> Refusal | None:
     else:
         refused, accepted = (float(np.interp(threshold, table["table"]["threshold"], table["table"][rate]))
                              for rate in ("known_refused", "unknown_accepted"))
-    return Refusal(name, value, f'"{NOBODY}" below {"a probability" if name == "probability" else "an energy"} of '
-                   f"{_digits(value)}: {refused:.1%} of known speakers' utterances are refused, {accepted:.1%} of "
-                   f"unknown speakers' accepted (measured with {measured['num_left_out']} speakers left out, "
-                   "on the utterances that chose it)")
+    rates = (f'"{NOBODY}" below {"a probability" if name == "probability" else "an energy"} of {_digits(value)}: '
+             f"{refused:.1%} of known speakers' utterances are refused, {accepted:.1%} of unknown speakers' accepted "
+             f"(measured with {measured['num_left_out']} speakers left out, on the utterances that chose it)")
+    return Refusal(name, value, measured["temperature"], rates)
 
 
 def _model(options: argparse.Namespace) -> Model:

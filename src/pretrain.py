@@ -26,7 +26,7 @@ from src.encoder_file import hash_weights, save_encoder
 from src.errors import SettingError
 from src.files import digest, lock, read_json, write_json
 from src.ledger_row import make_row, timestamp
-from src.parts import essential, lookup
+from src.parts import complete, essential, lookup
 from src.plan import Plan
 from src.preprocess import find_store, preprocess
 from src.record import do_once
@@ -101,17 +101,19 @@ def make_plan(competition: Competition, experiment: Experiment, changes: Mapping
     if registered.module != "src.encoders.wav2vec2":
         raise SettingError(f"encoder '{experiment.encoder.name}' cannot be pretrained; take the experiment wav2vec2 "
                            "or wav2vec2_decoder")
-    rate = (registered.settings | dict(experiment.encoder.kwargs)).get("rate", 1.0)
+    rate = complete("encoder", experiment.encoder).kwargs.get("rate", 1.0)
+    if not 0.0 < rate <= 1.0:
+        raise SettingError(f"encoder.rate={rate}: must lie above 0 and at most at 1")
     if pretrain.mask_span * rate < 1.0:
         raise SettingError(f"pretrain.mask_span={pretrain.mask_span}: encoder.rate={rate} could skip every masked "
                            f"frame; make it {math.ceil(1 / rate)} at least")
     store_dir = find_store(competition, experiment.features) or preprocess(competition, experiment.features)
-    complete = _complete(experiment, store_dir)
-    settings = hash_weights(essential(complete))
+    adapted = _complete(experiment, store_dir)
+    settings = hash_weights(essential(adapted))
     content = {"stage": "pretrain", "version": VERSION, "store": read_json(store_dir / "meta.json")["digest"],
                "pretrain": asdict(pretrain),
                "settings": {key: settings.get(key) for key in ("encoder", "optim", "train", "seed")}}
-    return PretrainPlan(competition.name, complete, store_dir, digest(content), pretrain)
+    return PretrainPlan(competition.name, adapted, store_dir, digest(content), pretrain)
 
 
 def _complete(experiment: Experiment, store_dir: Path) -> Experiment:

@@ -15,6 +15,7 @@ from src.logits import log_softmax
 
 SIGNIFICANCE = 1e-3  # chance that classes filled at random are taken for even
 LARGEST_DISPERSION = 0.4  # under the 0.5 of a random half of an even corpus: a test part is seldom more
+MANY, NUM_DRAWS = 10, 20_000
 MAX_PASSES = 500
 TOLERANCE = 1e-3  # largest relative error of a class's share
 
@@ -33,15 +34,26 @@ def estimate(scores: np.ndarray) -> Prior:
     chi-squared distribution with C - 1 degrees of freedom, which it follows for classes of equal chance (Fisher, 1925),
     and is below what random halves of an even corpus have (hypergeometric counts).
     """
-    from scipy.stats import chi2
-
     num_rows, num_classes = scores.shape
     if num_classes < 2 or not num_rows:
         return Prior(float("nan"), False)
     counts = np.bincount(scores.argmax(1), minlength=num_classes)
     dispersion = counts.var(ddof=1) / counts.mean()
-    is_rare = chi2.cdf((num_classes - 1) * dispersion, num_classes - 1) < SIGNIFICANCE
+    is_rare = _chance(dispersion, num_rows, num_classes) < SIGNIFICANCE
     return Prior(float(dispersion), bool(is_rare and dispersion < LARGEST_DISPERSION and num_rows % num_classes == 0))
+
+
+def _chance(dispersion: float, num_rows: int, num_classes: int) -> float:
+    """Return the chance of so small a dispersion or a smaller one in classes filled at random.
+
+    Of few classes, whose counts are equal too often for the approximation, it is counted in random draws.
+    """
+    from scipy.stats import chi2
+
+    if num_classes >= MANY:
+        return chi2.cdf((num_classes - 1) * dispersion, num_classes - 1)
+    counts = np.random.default_rng(0).multinomial(num_rows, [1 / num_classes] * num_classes, size=NUM_DRAWS)
+    return float((counts.var(1, ddof=1) / counts.mean(1) <= dispersion * (1 + 1e-9)).mean())
 
 
 def match_even(scores: np.ndarray) -> np.ndarray:

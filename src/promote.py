@@ -108,7 +108,8 @@ def _compare(digests: dict[str, set[str]], base_group: str) -> str:
         spread = f" ± {last.deviation('valid'):.4f}" if num_seeds > 1 else ""
         print(f"{name}: validation accuracy {last.mean('valid'):.4f}{spread} over {num_seeds} fresh seeds "
               f"({last.last['folds']} folds, {last.last['steps']} steps)")
-    difference, noise = effect(found[1], found)
+    level = [replace(group, rows=tuple({**row, "steps": ""} for row in group.rows)) for group in found]  # may be "auto"
+    difference, noise = effect(level[1], level)
     if math.isnan(noise):
         return f"is {difference:+.4f} from its base; one seed cannot tell, add --seeds 3"
     if abs(difference) <= noise:

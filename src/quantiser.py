@@ -50,7 +50,7 @@ def diversity_loss(probs: Tensor) -> Tensor:
 
     It lies between -log(V) / V, where all entries are as likely, and 0.
     """
-    return torch.xlogy(probs, probs).mean()
+    return torch.xlogy(probs, probs.clamp_min(torch.finfo(probs.dtype).tiny)).mean()  # at 0 its slope is no number
 
 
 def perplexity(probs: Tensor) -> Tensor:

@@ -72,7 +72,10 @@ class Reader:
                     data = file.readall()
                 else:  # torch wants an array that could be written to
                     data = bytearray(status.st_size)
-                    file.readinto(data)
+                    place = memoryview(data)
+                    while place and (count := file.readinto(place)):  # at most 2 GB at once
+                        place = place[count:]
+                    del data[len(data) - len(place) :]
         except OSError as error:
             raise InputError(f"{full_path}: {error.strerror}; make it readable, or fetch the data again") from error
         if stamp(status) != self.stamps[path] or len(data) != status.st_size:

@@ -69,8 +69,10 @@ class Page:
 
 
 SCRIPT = """
+const units = {k: 1e3, M: 1e6, min: 60, h: 3600, d: 86400};
 for (const table of document.querySelectorAll("table")) {
-  const body = table.tBodies[0], number = text => parseFloat(text.replace(/[,\\u202f]/g, ""));
+  const body = table.tBodies[0];
+  const number = text => parseFloat(text.replace(/[,\\u202f]/g, "")) * (units[text.trim().split(" ")[1]] ?? 1);
   table.querySelectorAll("thead th").forEach((heading, column) => {
     const button = document.createElement("button");
     button.append(...heading.childNodes);

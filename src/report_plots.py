@@ -137,7 +137,7 @@ def length_chart(lengths: Sequence[np.ndarray], is_right: Sequence[np.ndarray], 
 def recall_histogram(recall: np.ndarray) -> Picture:
     """Draw how many classes have which recall; recall: (C,) of those with utterances."""
     def paint(axes: "Axes") -> None:
-        axes.hist(recall, bins=np.linspace(0, 1, 11), color=BLUE, alpha=0.85, rwidth=0.9)
+        axes.hist(recall, bins=np.arange(11) / 10, color=BLUE, alpha=0.85, rwidth=0.9)
         axes.set(title="Speakers by recall", xlabel="recall on held-out utterances", ylabel="speakers")
         axes.xaxis.set_major_formatter(_percent())
         axes.yaxis.get_major_locator().set_params(integer=True)

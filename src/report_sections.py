@@ -190,7 +190,8 @@ def _embeddings(evidence: Evidence) -> Section:
 
 
 def _neighbours(evidence: Evidence) -> Section:
-    ranked = sorted((row for row in evidence.rows if row["source"] == "ours" and row["valid"]),
+    ranked = sorted((row for row in evidence.rows
+                     if row["source"] == "ours" and row["metric"] == "accuracy" and row["valid"]),
                     key=lambda row: -float(row["valid"]))
     if not ranked:
         return Section("Neighbours", missing="The ledger has no finished run of this competition yet.")

@@ -36,7 +36,7 @@ def shown_share(value: float) -> str:
 def shown_count(number: float) -> str:
     """Return a count in thousands or millions where it is so large."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
-        if number >= size:
+        if number >= 0.9995 * size:  # 999,700 is 1 M, not 1e+03 k
             return f"{number / size:.3g} {unit}"
     return f"{number:g}"
 

@@ -232,7 +232,8 @@ def _shown(found: dict[str, list]) -> str:
         return "" if value is None else f"valid {value:.4f}"
 
     def progress(run: RunStatus) -> str:
-        at = f"step {run.step:,} of {run.steps:,}" if run.step else f"{run.steps:,} steps" if run.steps else ""
+        whole = f"{run.steps:,}" if run.steps else ""  # of bert_nli not known before it ends
+        at = f"step {run.step:,}" + f" of {whole}" * bool(whole) if run.step else f"{whole} steps" if whole else ""
         return ", ".join(filter(None, (f"{run.num_folds_done} of {run.num_folds} folds" * bool(run.num_folds), at)))
 
     def number_of_runs(number: int) -> str:

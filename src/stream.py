@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src import experiments, ledger
+from src import distributed, experiments, ledger
 from src.competition import Competition, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.errors import RunError, SettingError
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
               f"another run on {competition.name} is under way in this checkout; waiting for it"):
         store_dir = _preprocess(competition, experiment)
         plan, result = _train(competition, store_dir, experiment, options)
-        blend_dir = _ensemble([plan.directory], store_dir)
+        blend_dir = _ensemble([plan.directory])
         blended = read_json(blend_dir / "result.json")
         out = _submit(competition, store_dir, blend_dir, plan, options)
     print()
@@ -68,21 +68,27 @@ def ensemble(options: argparse.Namespace) -> None:
     competitions = {path.parent.name for path in run_dirs}
     if len(competitions) > 1:
         raise SettingError(f"runs of several competitions cannot be blended: {', '.join(sorted(competitions))}")
-    blend_dir = _ensemble(run_dirs, store_of(run_dirs[0]), options.classes)
+    blend_dir = _ensemble(run_dirs, options.classes)
     result = read_json(blend_dir / "result.json")
     is_dated = "finished" in result  # or an older version made it and wrote its row
     if len(run_dirs) > 1 and is_dated and not ledger.contains(result["digest"], result["finished"]):
-        ledger.append(make_blend_row(result, competition=blend_dir.parent.name,
-                                     command=shlex.join(["bash", "run.sh", "ensemble", *options.runs])), once=True)
+        words = ["bash", "run.sh", "ensemble", *options.runs]
+        words += [] if options.classes == "auto" else ["--classes", options.classes]
+        ledger.append(make_blend_row(result, competition=blend_dir.parent.name, command=shlex.join(words)), once=True)
     print(f"blend: {blend_dir.parent.name}/{blend_dir.name}")
 
 
 def submit(options: argparse.Namespace) -> None:
     """Stage 4 alone: a submission of a finished run or blend."""
-    competition = open_competition(options.data)
     directory = find_run(options.run)
+    competition = open_competition(options.data or directory.parent.name)
+    if competition.name != directory.parent.name:
+        raise SettingError(f"submit: {directory.parent.name}/{directory.name} is a run of '{directory.parent.name}', "
+                           f"not of '{competition.name}'; leave --data out, or name the folder of its own")
+    if not competition.has_test:
+        raise SettingError(f"submit: {competition.name} has no test part, so there is nothing to submit")
     if not directory.name.startswith("ensemble-"):
-        directory = _ensemble([directory], store_of(directory))
+        directory = _ensemble([directory])
     store_dir = store_of(directory)
     out = _out(options)
     _write(competition, store_dir, directory, out, options.name or directory.name)
@@ -149,12 +155,12 @@ def _parent(experiment: Experiment, options: argparse.Namespace) -> Experiment |
 
 def command(options: argparse.Namespace) -> str:
     """Return the command line that reruns what `options` asked for."""
-    words = ["bash", "run.sh", "--data", str(options.data), "--experiment", options.experiment]
+    words = [*distributed.command("run"), "--data", str(options.data), "--experiment", options.experiment]
     words += [word for assignment in options.set for word in ("--set", assignment)]
     return shlex.join(words + (["--smoke"] if options.smoke else []))
 
 
-def _ensemble(run_dirs: list[Path], store_dir: Path, classes: ClassCounts = "auto") -> Path:
+def _ensemble(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
     directory = ensemble_dir(run_dirs, classes)
     if (directory / "result.json").exists():
         print(f"[3/4] ensemble: {directory.name} is there, skipped")
@@ -163,7 +169,7 @@ def _ensemble(run_dirs: list[Path], store_dir: Path, classes: ClassCounts = "aut
     from src.store import Store
 
     print("[3/4] ensemble:")
-    return blend(run_dirs, Store.open(store_dir).labels, classes)
+    return blend(run_dirs, Store.open(store_of(run_dirs[0])).labels, classes)
 
 
 def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Plan,

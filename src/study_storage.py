@@ -71,8 +71,8 @@ def open_storage(url: str, heartbeat_s: int = 60) -> optuna.storages.BaseStorage
     if parsed.drivername in DRIVERS:
         driver = next((name for name in DRIVERS[parsed.drivername] if importlib.util.find_spec(name)), None)
         if driver is None:
-            raise SettingError(f"--storage {said}: no driver is installed; for PostgreSQL: .venv/bin/pip install "
-                               "'psycopg[binary]', for MySQL: .venv/bin/pip install pymysql")
+            raise SettingError(f"--storage {said}: no driver is installed; for PostgreSQL: .venv/bin/python -m pip "
+                               "install 'psycopg[binary]', for MySQL: .venv/bin/python -m pip install pymysql")
         parsed = parsed.set(drivername=f"{parsed.drivername}+{driver.lower()}")
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and parsed.database in (None, "", ":memory:"):

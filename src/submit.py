@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,6 +72,7 @@ def local_score(competition: Competition, submission: Path) -> Score | None:
     if competition.solution_path is None:
         return None
     answers = {row["Id"]: row["Category"] for row in read_csv(submission, tuple(HEADER)).values()}
+    names = {unicodedata.normalize("NFC", name): name for name in competition.speakers}
     halves: dict[str, list[bool]] = {half: [] for half in HALVES}
     for line, row in read_csv(competition.solution_path, tuple(HEADER), ("Usage",)).items():
         half = (row.get("Usage") or HALVES[0]).capitalize()
@@ -80,7 +82,11 @@ def local_score(competition: Competition, submission: Path) -> Score | None:
         if half not in HALVES:
             raise InputError(f"{competition.solution_path}: line {line}: Usage {shown(half)}; write "
                              f"{' or '.join(HALVES)}")
-        halves[half].append(answers.pop(row["Id"]) == row["Category"])
+        speaker = names.get(unicodedata.normalize("NFC", row["Category"]))
+        if speaker is None:
+            raise InputError(f"{competition.solution_path}: line {line}: Category {shown(row['Category'])} is no "
+                             f"speaker of the competition, which has {some(sorted(names))}")
+        halves[half].append(answers.pop(row["Id"]) == speaker)
     hits = [hit for half in halves.values() for hit in half]
     mean = [sum(half) / len(half) if half else float("nan") for half in (*halves.values(), hits)]
     return Score(*mean, sum(hits), len(hits))

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from src.errors import InputError, SettingError
+from src.tables import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,12 +115,15 @@ def train_tokenizer(pairs: list[Pair], vocab_size: int, max_length: int) -> Toke
 
 
 def load_tokenizer(path: Path, max_length: int) -> Tokenizer:
-    """Return the tokeniser of a vocab.txt (one piece a line, BERT's special ones among them) or a tokenizer.json."""
+    """Return the tokeniser of a vocab.txt (one piece a line, BERT's special ones among them) or a tokenizer.json.
+
+    A tokenizer_config.json beside a vocab.txt says whether it is lower-cased (`do_lower_case`, true by default).
+    """
     tokenizers = import_tokenizers()
     try:
         if path.suffix == ".json":
             return _prepare(tokenizers.Tokenizer.from_file(str(path)), max_length)
-        pieces = path.read_text(encoding="utf-8").splitlines()
+        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # U+2028 is a piece of some
     except Exception as error:  # tokenizers raises plain Exceptions
         raise InputError(f"{path}: not a tokenizer.json or vocab.txt ({error})") from error
     missing = [piece for piece in SPECIAL if piece not in pieces]
@@ -127,7 +131,9 @@ def load_tokenizer(path: Path, max_length: int) -> Tokenizer:
         raise InputError(f"{path}: the vocabulary lacks {', '.join(missing)}")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece({p: i for i, p in enumerate(pieces)},
                                                                  unk_token="[UNK]"))
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    settings_path = path.with_name("tokenizer_config.json")
+    settings = read_json(settings_path) if settings_path.exists() else {}
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=settings.get("do_lower_case", True))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     return _prepare(tokenizer, max_length)
 

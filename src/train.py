@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from src import distributed, finetune, fold_workers
+from src.acoustics import SAMPLE_RATE
 from src.allocator import keep_large_blocks
 from src.augment import Augmentation, check_kinds
 from src.augment_speed import SpeedCopies
@@ -123,8 +124,9 @@ class _Fold:
         augmentations = [build("augment", item) for item in self.experiment.augment]
         self.waveform_augmentations = [a for a in augmentations if "waveform" in a.kinds]
         self.frame_augmentations = [a for a in augmentations if "waveform" not in a.kinds]
-        check_kinds(self.waveform_augmentations, store.kind)
-        check_kinds(self.frame_augmentations, "logmel" if store.kind == "waveform" else store.kind)
+        sample_rate = store.settings.get("sample_rate", SAMPLE_RATE)  # the course's log-mels do not say it
+        check_kinds(self.waveform_augmentations, store.kind, sample_rate)
+        check_kinds(self.frame_augmentations, "logmel" if store.kind == "waveform" else store.kind, sample_rate)
         speeds = [a for a in augmentations if isinstance(a, SpeedCopies)]
         self.speed = speeds[0] if self.train.speed_classes else None  # the one whose copies are classes
         num_copies = len(self.speed.factors) if self.speed else 1

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from src.errors import DivergedError
+from src.stop_signals import stay_deaf
 
 
 def train_until_stopped(plan, store, fold, place):
@@ -28,3 +29,19 @@ def train_at_once(plan, store, fold, place):
     """Say by which process a fold was trained."""
     time.sleep(0.05)
     Path(store, f"{fold}.done").write_text(f"{place.number} {os.getpid()}")
+
+
+def fail_strangely(plan, store, fold, place):
+    """Raise what no other process can be sent."""
+    class Strange(Exception):
+        """Defined where pickle does not find it."""
+
+    raise Strange("a compiler's")
+
+
+def live_deaf(directory):
+    """Become deaf late, as a process does that imports torch first."""
+    time.sleep(0.3)
+    stay_deaf()
+    Path(directory, "deaf").touch()
+    time.sleep(0.3)

@@ -106,3 +106,11 @@ def test_what_is_set_wins_over_the_rules():
     assert (complete.train.crop_frames, complete.folds, complete.augment) == (20, 2, ())
     with pytest.raises(SettingError, match="no such setting"):
         adapt(override(experiments.get("default"), {"encoder.chanels": 32}), SPEECH)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"train.batch_size": 0}, "train.batch_size=0: must be at least 1"), ({"folds": 0}, "folds=0: must be at least 1"),
+    ({"train.batch_size": 1}, "batch norm needs two utterances")])
+def test_a_batch_that_cannot_be_is_told(changes, said):
+    with pytest.raises(SettingError, match=said):
+        adapt(override(experiments.get("default"), changes), SPEECH)

@@ -105,10 +105,15 @@ def test_wrong_kind_and_wrong_settings_are_refused():
         for kind in ("logmel", "cepstra", "waveform"):
             augmentation = build("augment", Part(name))
             if kind in augmentation.kinds:
-                check_kinds([augmentation], kind)
+                check_kinds([augmentation], kind, 16000)
+                if augmentation.sample_rate:
+                    with pytest.raises(SettingError, match=r"features\.sample_rate at 16000"):
+                        check_kinds([augmentation], kind, 8000)
+                else:
+                    check_kinds([augmentation], kind, 8000)
             else:
                 with pytest.raises(SettingError, match=type(augmentation).__name__):
-                    check_kinds([augmentation], kind)
+                    check_kinds([augmentation], kind, 16000)
     for name, kwargs in (
         ("noise", {"snr_min_db": 30.0}), ("session", {"prob": 1.2}), ("session", {"noise_prob": 0.9}),
         ("tempo", {"change": 0.9}), ("spec_augment", {"fill": "zero"}), ("speed", {"factors": (0.9, 1.0)}),

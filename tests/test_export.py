@@ -269,6 +269,7 @@ def test_a_run_on_waveforms_exports(audio, tmp_path, monkeypatch):
     run = trained(audio[0] / "toy", **{"features.store": "waveform", "train.steps": 2, "folds": 1})
     models = FoldModels(run, device="cpu")
     assert export.export(models, True, tmp_path / "model.onnx") < export.LARGEST_DIFFERENCE
+    assert export.out_of_fold_accuracy(run)[0] == len(run.held_out()[0])
     pieces = [Recording(voice(i, 20 + i, seconds), 16000) for i, seconds in enumerate((0.01, 0.4, 3.0))]
     log_probs, _ = OnnxModel(tmp_path / "model.onnx").answer(pieces)
     np.testing.assert_allclose(log_probs, models.answer(pieces)[0], atol=5e-4)

@@ -1,5 +1,6 @@
 """Folds side by side: the same bits as one after the other, errors and stops as clear, and nobody left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,10 +9,11 @@ import threading
 import time
 
 import pytest
-from stand_in_fold import train_at_once, train_until_stopped
+from stand_in_fold import fail_strangely, live_deaf, train_at_once, train_until_stopped
 
 from src import adapt, fold_workers
 from src.errors import DivergedError, RunError, SettingError
+from src.stop_signals import start_deaf
 from src.workspace import PROJECT_DIR
 
 DEADLINE_S = 60
@@ -94,3 +96,25 @@ if __name__ == "__main__":
     parent.wait()
     for fold in (0, 4):
         wait_for(tmp_path / f"{fold}.saved")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_does_not_reach_a_process_that_still_starts(tmp_path, number):
+    process = multiprocessing.get_context("spawn").Process(target=live_deaf, args=(str(tmp_path),))
+    start_deaf(process)
+    os.kill(process.pid, number)
+    wait_for(tmp_path / "deaf")
+    os.kill(process.pid, number)
+    process.join(DEADLINE_S)
+    assert process.exitcode == 0
+    asked = []
+    kept = signal.signal(number, lambda *_: asked.append(number))
+    os.kill(os.getpid(), number)
+    signal.signal(number, kept)
+    assert asked, "who started it hears on"
+
+
+def test_an_error_that_cannot_be_sent_is_told_all_the_same(tmp_path):
+    with pytest.raises(RuntimeError, match="Strange: a compiler's") as caught:
+        fold_workers.run(fail_strangely, None, str(tmp_path), [0, 1], 2)
+    assert "fail_strangely" in "".join(caught.value.__notes__)

@@ -317,7 +317,7 @@ def test_the_picture_is_the_log_mel_less_its_mean():
 @pytest.mark.parametrize(("name", "wrong"), [
     ("hubert", {"size": "large"}), ("hubert", {"layer": "first"}), ("hubert", {"size": "small", "download": True}),
     ("hubert", {"weights": "x", "download": True}), ("hubert_logmel", {"join": "product"}),
-    ("hubert_logmel", {"size": "small", "fixed_frames": 3}), ("hubert_logmel", {"size": "small", "fixed_frames": -1}),
+    ("hubert_logmel", {"size": "small", "fixed_frames": 3}), ("hubert", {"size": "small", "layer_drop": 1.0}),
     ("logmel_cnn", {"fixed_frames": 2}),
 ])
 def test_unfit_settings_stop(name, wrong):

@@ -187,7 +187,7 @@ def test_score_changes_only_its_cells(path):
         ledger.score("vowels/course", public=0.5, path=path)
     with pytest.raises(SettingError, match="no finished run starts with 'vowels/confromer'"):
         ledger.score("vowels/confromer", public=0.5, path=path)
-    with pytest.raises(SettingError, match=r"0\.8715, not 0\.5; add --replace"):
+    with pytest.raises(SettingError, match=r"0\.8715, not 0\.5; `ledger score \S+ --public 0\.5 .*--replace`"):
         ledger.score(target, public=0.5, path=path)
     with pytest.raises(SettingError, match="has a kaggle score, not a local one"):
         ledger.score(target, public=0.8715, kind="local", path=path)
@@ -478,3 +478,9 @@ def test_help_imports_nothing_heavy():
             "print(*{'torch', 'numpy', 'pandas', 'matplotlib', 'sklearn'} & {*sys.modules})")
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_competition_that_no_row_is_of_is_named(path, monkeypatch, workspace):
+    ledger.append(row(), workspace / "ablations.csv")
+    with pytest.raises(SettingError, match="no row of 'vowel'; did you mean 'vowels'"):
+        ledger.main(argparse.Namespace(action="table", competition="vowel", write=None, format="text"))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from src import loop
 from src.config import Optim
 from src.errors import RunError
 from src.loop import Loop, step_seed
@@ -20,13 +21,15 @@ class Job:
     def __init__(self, directory, steps=24, **settings):
         torch.manual_seed(step_seed(7, 0, -1))
         self.model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
-        self.calls, self.stop_at, self.poison_at = [], None, None
+        self.calls, self.stop_at, self.poison_at, self.fail_at = [], None, None, None
         self.metrics = {}
         self.loop = Loop(model=self.model, optim=Optim(lr=1e-2, warmup_steps=3, ema_decay=0.9, grad_clip=1.0),
                          steps=steps, loss_of=self.loss_of, directory=directory, seed=7, validate=self.validate,
                          valid_every=6, select="best", **settings)
 
     def loss_of(self, step):
+        if step == self.fail_at:
+            raise ZeroDivisionError
         if step == self.stop_at:
             os.kill(os.getpid(), signal.SIGINT)
         generator = torch.Generator().manual_seed(step_seed(7, 0, step))
@@ -51,12 +54,9 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, stops):
     for stop in stops:
         job = Job(tmp_path / "b")
         job.stop_at = stop
-        if stop < 23:
-            with pytest.raises(KeyboardInterrupt):
-                job.loop.run()
-            assert job.calls[-1] == stop, "the step under way is finished, then the state is saved"
-        else:
+        with pytest.raises(KeyboardInterrupt):  # also at the last step: what follows the loop is not begun
             job.loop.run()
+        assert job.calls[-1] == stop, "the step under way is finished, then the state is saved"
     job = Job(tmp_path / "b")
     assert job.loop.run().log == log
     assert torch.equal(job.weights(), undisturbed.weights())
@@ -73,6 +73,21 @@ def test_a_kill_between_saves_loses_steps_but_changes_nothing(tmp_path):
     again = Job(tmp_path / "b")
     again.loop.run()
     assert again.calls[0] == 12
+    assert torch.equal(again.weights(), undisturbed.weights())
+
+
+def test_a_run_killed_after_a_save_between_validations_logs_what_an_undisturbed_one_does(tmp_path, monkeypatch):
+    undisturbed = Job(tmp_path / "a")
+    log = undisturbed.loop.run().log
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(loop, "SHOW_EVERY_S", 1e9)
+    job = Job(tmp_path / "b")
+    job.fail_at = 16
+    with pytest.raises(ZeroDivisionError):
+        job.loop.run()
+    again = Job(tmp_path / "b")
+    assert again.loop.run().log == log
+    assert again.calls[0] == 16
     assert torch.equal(again.weights(), undisturbed.weights())
 
 

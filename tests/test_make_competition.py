@@ -339,3 +339,17 @@ def test_the_command_ends_with_what_to_run_next(libri, tmp_path, capsys):
     module.add_arguments(parser)
     module.main(parser.parse_args([str(libri), str(tmp_path / "my out"), "--speakers", "2", "--seed", "5"]))
     assert capsys.readouterr().out.endswith(f"{tmp_path}/my out\nnext: bash run.sh --data '{tmp_path}/my out'\n")
+
+
+@pytest.mark.parametrize("parts", [("Train", "Test"), ("TRAIN", "TEST"), ("train", "val"), ("training", "validation")])
+def test_parts_of_a_corpus_are_no_speakers(tmp_path, parts):
+    for folder, speaker in itertools.product(parts, ("ann", "bob")):
+        put(tmp_path / "corpus" / folder / speaker / "1.wav")
+    with pytest.raises(InputError, match=f"folders are named {min(parts)}, {max(parts)}, which are no speakers"):
+        open_corpus(tmp_path / "corpus")
+
+
+def test_a_lone_folder_around_the_speakers_is_no_speaker(tmp_path):
+    for speaker in ("ann", "bob"):
+        put(tmp_path / "corpus" / "wav48_silence_trimmed" / speaker / "1.wav")
+    assert {recording.speaker for recording in open_corpus(tmp_path / "corpus").recordings} == {"ann", "bob"}

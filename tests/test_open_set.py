@@ -1,23 +1,27 @@
 """Leaving speakers out: who is trained on, what is measured on whom, and that it is done once."""
 
 import argparse
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_table
 
-from src import experiments, open_set
+from src import experiments, open_set, predict
 from src.calibration import equal_error
 from src.competition import open_competition
 from src.config import override, part
 from src.ensemble import blend
 from src.errors import SettingError
-from src.files import read_json
+from src.files import read_json, write_json
 from src.finished_run import FinishedRun
-from src.logits import read_logits
+from src.fold_models import FoldModels
+from src.logits import log_softmax, read_logits
 from src.plan import make_plan
 from src.preprocess import preprocess
+from src.recording import Recording
 from src.store import Store
 from src.train import run as train
 
@@ -142,3 +146,22 @@ def test_a_tenth_is_left_out_always_the_same_and_two_remain():
         assert 0 <= chosen.min() <= chosen.max() < count
     with pytest.raises(SettingError, match="2 speakers"):
         open_set.choose(2)
+
+
+def test_predict_refuses_at_the_temperature_that_was_measured(five_dir, workspace):
+    run = trained(five_dir, folds="all")
+    assert FoldModels(run).card.num_calibrated == 0
+    measured = {"score": "probability", "temperature": 2.0, "num_known": 12, "num_left_out": 1, "scores": {
+        "probability": {"threshold": 0.4, "known_refused": 0.1, "unknown_accepted": 0.2, "table": {}}}}
+    write_json(run.directory / "open_set.json", measured)
+    model = FoldModels(run)
+    assert (model.card.temperature, model.card.num_calibrated) == (2.0, 12), "that of the run without some speakers"
+    card = replace(model.card, temperature=1.0)  # as a run with folds of its own has another one
+    recording = Recording(np.zeros((9, 4), np.float32), 0.0)
+    log_probs, energies = log_softmax(np.array([[2.0, 0.0, 0.0, 0.0, 0.0]])), np.zeros(1)
+    stand_in = SimpleNamespace(card=card, answer=lambda pieces: (log_probs, energies))
+    refusal = predict.refusal_of(card, None)
+    assert np.exp(log_probs).max() > 0.6 > 0.41 > np.exp(log_softmax(log_probs / 2)).max() > 0.4
+    assert predict.answer_one(stand_in, five_dir, recording, refusal, 1).segments[0].speaker == "a"
+    stricter = replace(refusal, value=0.45)
+    assert predict.answer_one(stand_in, five_dir, recording, stricter, 1).segments[0].speaker is None

@@ -17,7 +17,7 @@ from src.encoders.layers import Conv1d, Dropout, Linear, attend, banded_product
 from src.encoders.transformer import TransformerLayer
 from src.errors import SettingError
 from src.masking import MaskedBatchNorm1d, MaskedBatchNorm2d, valid_mask, zero_padding
-from src.parts import build, catalogue
+from src.parts import build, catalogue, complete
 from src.pooling import Moments
 
 INPUT_DIM = 12
@@ -227,7 +227,7 @@ def test_the_first_layer_folded_for_inference_gives_what_it_gives_in_training(se
                 torch.testing.assert_close(found[row, :length], valid, rtol=1e-4, atol=1e-4)
                 torch.testing.assert_close(rounded[row, :length].float(), valid, rtol=0.05, atol=0.05)
         assert len(calls) == 4
-        for other in ({"positional": "sinusoidal"}, {"norm_first": True}, {"d_model": 72}, {"num_layers": 0}):
+        for other in ({"positional": "sinusoidal"}, {"norm_first": True}, {"d_model": 72}):
             build("encoder", part("transformer", **other), 40).eval()(frames[:1], None)
         assert len(calls) == 4, "where it is not linear in the features, or would cost more"
 
@@ -244,6 +244,7 @@ def test_convolution_and_linear_equal_torch():
     torch.manual_seed(0)
     frames = torch.randn(2, 23, 8)
     for settings in ({"kernel_size": 5, "dilation": 2}, {"kernel_size": 7, "groups": 8}, {"kernel_size": 1},
+                     {"kernel_size": 1, "groups": 8},
                      {"kernel_size": 5, "stride": 2, "bias": False}):
         conv = Conv1d(8, 8, **settings)
         torch.testing.assert_close(conv(frames), nn.Conv1d.forward(conv, frames.transpose(1, 2)).transpose(1, 2))
@@ -483,3 +484,15 @@ def test_nearest_subcenter_counts():
 def test_unfit_settings_stop(slot, wrong):
     with pytest.raises(SettingError, match=wrong.name):
         build(slot, wrong, *((8, 2) if slot == "head" else (8,)))
+
+
+@pytest.mark.parametrize(("slot", "name", "settings"), [
+    ("encoder", "transformer", {"num_heads": 0}), ("encoder", "conformer", {"d_model": -1}),
+    ("encoder", "ecapa_tdnn", {"stride": 0}), ("encoder", "transformer", {"num_layers": -1}),
+    ("encoder", "campplus", {"blocks": (12, 0, 16)}), ("encoder", "logmel_cnn", {"fixed_frames": -1}),
+    ("head", "mlp", {"hidden_dim": -1})])
+def test_sizes_that_cannot_be_are_named(slot, name, settings):
+    (key,) = settings
+    with pytest.raises(SettingError, match=rf"{slot}\.{key}: -?\d is below \d"):
+        complete(slot, part(name, **settings))
+    complete("head", part("mlp", hidden_dim=0))

@@ -461,3 +461,16 @@ def test_a_file_that_changes_while_it_is_read_stops_the_stage(course_dir, monkey
     monkeypatch.setattr(stage, "stamp_files", lambda c: {path: (1, 2) for path in stamps(c)})
     with pytest.raises(InputError, match="changed while it was read"):
         make(course_dir)
+
+
+def test_a_file_that_is_read_in_pieces_is_read_whole(frames_dir, workspace, monkeypatch):
+    """The system reads at most 2 GB at once; here it is 100 bytes."""
+    class Slow(io.FileIO):
+        def readinto(self, buffer):
+            return super().readinto(memoryview(buffer)[:100])
+
+    whole = Store.open(preprocess(open_competition(frames_dir), Features()))
+    expected = whole.frames.tobytes()
+    shutil.rmtree(workspace / "data" / "cache")
+    monkeypatch.setattr(reader, "open", lambda path, mode, buffering: Slow(path), raising=False)
+    assert Store.open(preprocess(open_competition(frames_dir), Features())).frames.tobytes() == expected

@@ -87,3 +87,11 @@ def test_a_blend_matches_its_test_answers_only_and_only_where_the_classes_are_ev
             held_out = np.concatenate([logits[np.argsort(rows)] for rows, logits in folds][::-1])
             order = np.argsort(np.concatenate([np.arange(0, 400, 2), np.arange(1, 400, 2)]))
             np.testing.assert_allclose(np.exp(content["logits"]), np.exp(log_softmax(held_out[order])), atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_classes", "num_rows"), [(2, 10), (3, 9), (4, 8), (5, 10)])
+def test_few_classes_are_not_taken_for_even_by_chance(num_classes, num_rows):
+    told = [prior.estimate(np.eye(num_classes)[np.random.default_rng(s).integers(num_classes, size=num_rows)])
+            for s in range(100)]
+    assert sum(t.is_even for t in told) <= 1
+    assert prior.estimate(np.eye(5)[np.repeat(np.arange(5), 200)]).is_even

@@ -319,6 +319,7 @@ def test_neighbours_are_the_five_above_and_below_and_the_parent(workspace):
     ledger.append({**row(30, 0.42, parent=oldest)[1], "run_id": plan.run_id})
     ledger.append({**row(31, 0.43)[1], "competition": "other"})
     ledger.append({**row(32, 0.43)[1], "status": "failed"})
+    ledger.append({**row(33, 0.43)[1], "metric": "token error rate"})
     evidence = run_evidence.gather(plan.directory)
     table = report_sections._neighbours(evidence).tables[0]
     assert [line[1] for line in table.rows] == ["e13", "e12", "e11", "e10", "e9", "e30", "e8", "e7", "e6", "e5", "e4",

@@ -1,10 +1,12 @@
 """The stages in order, called in this process: what is told before it costs anything, and what ends no stream."""
 
 import csv
+import shutil
 
+import numpy as np
 import pytest
 
-from src import kaggle, ledger
+from src import distributed, kaggle, ledger, stream
 from src.__main__ import main
 
 TINY = ("--experiment", "course", "--set", "train.steps=4", "--set", "train.crop_frames=5", "--set", "folds=2",
@@ -75,3 +77,56 @@ def test_a_fault_of_the_file_system_is_one_line_and_verbose_shows_where(frames_d
     assert "(--verbose shows where)" in said
     with pytest.raises(OSError, match="nowhere"):
         main(["ledger", "--verbose", "plot", "--out", "/proc/nowhere/x.png"])
+
+
+def test_what_cannot_be_blended_or_submitted_is_told_in_a_line(frames_dir, workspace, capsys):
+    assert main(["run", "--data", str(frames_dir), *TINY]) == 0
+    runs, run_id = workspace / "data" / "runs", ledger.read()[0]["run_id"]
+    before = (workspace / "submission.csv").read_bytes()
+    (blend,) = runs.glob("*/ensemble-*")
+    shutil.copytree(runs / run_id, runs / "toy_frames" / "stopped-00000000")
+    (runs / "toy_frames" / "stopped-00000000" / "result.json").unlink()
+    (runs / "pairs" / "full-00000000").mkdir(parents=True)
+    (runs / "pairs" / "full-00000000" / "result.json").write_text('{"run_id": "pairs/full-00000000"}')
+    data = ["--data", str(frames_dir)]
+    for arguments, code, said in (
+            (["submit", "toy_frames/stopped", *data], 4, "the run is not finished"),
+            (["ensemble", "toy_frames/stopped", run_id], 4, "the run is not finished"),
+            (["ensemble", "pairs/full"], 2, "not a run on a competition's speakers"),
+            (["ensemble", f"toy_frames/{blend.name}", run_id], 2, f"is a blend itself; name its runs: {run_id}"),
+            (["submit", run_id, "--data", "japanese_vowels"], 2, "is a run of 'toy_frames', not of 'japanese_vowels'")):
+        assert main(arguments) == code
+        assert said in capsys.readouterr().err
+    for name in ("frames.csv", "frames.npy"):
+        shutil.copy(frames_dir / name, workspace / name)
+    table = (frames_dir / "frames.csv").read_text().splitlines()
+    (frames_dir / "frames.csv").write_text("\n".join(line for line in table if ",test," not in line) + "\n")
+    frames = np.load(frames_dir / "frames.npy")
+    num_train = sum(int(line.rsplit(",", 1)[1]) for line in table[1:] if ",train," in line)
+    np.save(frames_dir / "frames.npy", frames[:num_train])
+    assert main(["submit", run_id, *data]) == 2
+    assert "has no test part" in capsys.readouterr().err
+    assert (workspace / "submission.csv").read_bytes() == before
+
+
+def test_a_row_says_the_command_that_made_it(frames_dir, workspace, monkeypatch):
+    for seed in (0, 1):
+        assert main(["run", "--data", str(frames_dir), *TINY, "--set", f"seed={seed}"]) == 0
+    assert main(["ensemble", *[row["run_id"] for row in ledger.read()], "--classes", "any"]) == 0
+    assert ledger.read()[-1]["command"].endswith(" --classes any")
+    assert distributed.command("run") == ["bash", "run.sh"]
+    assert distributed.command("train") == ["bash", "run.sh", "train"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert distributed.command("run") == ["bash", "run.sh", "torchrun", "--nproc-per-node", "2", "-m", "src", "train"]
+
+
+def test_a_full_gpu_is_told_in_a_line(workspace, monkeypatch, capsys):
+    class OutOfMemoryError(RuntimeError):
+        """As torch's is called."""
+
+    def fail(options):
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(stream, "run", fail)
+    assert main(["run"]) == 4
+    assert "(CUDA out of memory); lower train.batch_size" in capsys.readouterr().err

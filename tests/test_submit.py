@@ -1,6 +1,8 @@
 """Submissions: ids, order and classes checked against the competition; scores by hand."""
 
 import csv
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,3 +86,14 @@ def test_a_solution_with_another_column_or_half_is_refused(competition, tmp_path
         competition.solution_path.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=said):
             local_score(competition, tmp_path / "out.csv")
+
+
+def test_a_solution_names_speakers_in_either_unicode_form_and_nobody_else(competition, tmp_path, workspace):
+    competition = replace(competition, speakers=("x", unicodedata.normalize("NFD", "ü")))
+    write(competition, tmp_path, [1, 2, 3], [[0, 1]] * 3, ["t", "b,1", 'a"2', "ü3"], competition.speakers)
+    solution = competition.solution_path
+    solution.write_text("Id,Category\nü3," + unicodedata.normalize("NFC", "ü") + "\n", encoding="utf-8")
+    assert local_score(competition, tmp_path / "out.csv").num_right == 1
+    solution.write_text("Id,Category\nü3,1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 2: Category '1' is no speaker"):
+        local_score(competition, tmp_path / "out.csv")

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import random
 
 import numpy as np
@@ -106,6 +107,12 @@ def test_pairs_become_berts_tokens(tmp_path):
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_str())
     for name in ("vocab.txt", "tokenizer.json"):
         assert text_pairs.encode(text_pairs.load_tokenizer(tmp_path / name, 12), pairs) == [short, long]
+    odd = [*text_pairs.SPECIAL, "\u2028", "Ähre", "ahre"]
+    (tmp_path / "vocab.txt").write_text("\n".join(odd) + "\n", encoding="utf-8")
+    for settings, piece in (({}, "ahre"), ({"do_lower_case": False}, "Ähre")):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        tokenizer = text_pairs.load_tokenizer(tmp_path / "vocab.txt", 12)
+        assert tokenizer.encode("Ähre").ids[1] == odd.index(piece)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\n")
     with pytest.raises(InputError, match=r"vocab.txt.*\[CLS\]"):
         text_pairs.load_tokenizer(tmp_path / "vocab.txt", 12)

@@ -13,11 +13,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from src import experiments, ledger, objective, tune
+from src import experiments, ledger, objective, promote, tune
 from src.adapt import DataSummary, adapt
 from src.config import override, parse_assignments, part
 from src.errors import DivergedError, RunError, SettingError
 from src.files import write_json
+from src.ledger_row import group, make_row
 from src.model import SpeakerModel
 from src.objective import ask, assignments, command_of
 from src.parts import SLOTS, build, catalogue, complete_experiment
@@ -347,3 +348,15 @@ def test_timeout_ends_a_search(workspace, frames_dir):
     said, _ = start_search(frames_dir, 500, "--timeout", 8).communicate(timeout=120)
     assert "of 500 trials finished" in said
     assert "the same command goes on" in said
+
+
+def test_a_batch_size_that_changes_the_steps_is_compared_all_the_same(workspace, capsys):
+    experiment = adapt(experiments.get("course"), DataSummary("logmel", 2000, 8, 300))
+    other = override(experiment, {"train.batch_size": 64, "train.steps": 1125, "name": "course_trial1"})
+    for number, (one, valid) in enumerate([(experiment, 0.5), (experiment, 0.52), (other, 0.9), (other, 0.92)]):
+        made = make_row(override(one, {"seed": number % 2}), competition="toy", run_id=f"toy/{one.name}-{number}",
+                        digest=str(number), result={"train": 1.0, "valid": valid, "seconds": 1.0, "params": 1})
+        ledger.append(made)
+    digests = {"course": {"0", "1"}, "course_trial1": {"2", "3"}}
+    assert promote._compare(digests, group(experiment)).startswith("beats its base by 0.4000")
+    assert "1125 steps" in capsys.readouterr().out

@@ -383,3 +383,10 @@ def test_the_loss_falls_and_the_right_code_is_found_on_a_tiny_set(name):
     assert last["accuracy"] > first["accuracy"] + 0.2
     assert last["positive_similarity"] - last["negative_similarity"] > 0.2
     assert last["code_perplexity"] > 4
+
+
+def test_an_entry_that_nothing_chooses_leaves_the_diversity_a_gradient():
+    probs = torch.tensor([[0.0, 0.25, 0.75]], requires_grad=True)
+    diversity_loss(probs).backward()
+    assert probs.grad.isfinite().all()
+    torch.testing.assert_close(probs.grad[0, 1:], (probs[0, 1:].detach().log() + 1) / 3)

@@ -59,9 +59,9 @@ class Hubert(nn.Module):
     size: "base" (94 M parameters) or "small". weights: a local file or folder (see src.encoders.pretrained); without
     it, and without `download` (torchaudio's HUBERT_BASE, fetched from the network), the start is random. layer:
     "last", or "mix" for the learnt mean of all layers' outputs, as in SUPERB (Yang et al., 2021). dropout: of
-    attention, feed-forward and residuals. layer_drop: probability that training skips a layer (Fan et al., 2020).
-    The first norm takes the loudness away, so that waveforms need not be scaled. Raises ValueError for settings or
-    weights that do not fit.
+    attention, feed-forward and residuals. layer_drop: probability that training skips a layer (Fan et al., 2020);
+    "mix", which needs all of them, skips none. The first norm takes the loudness away, so that waveforms need not be
+    scaled. Raises ValueError for settings or weights that do not fit.
     """
 
     takes = "waveform"
@@ -71,6 +71,8 @@ class Hubert(nn.Module):
         super().__init__()
         from torchaudio.models import wav2vec2_model
 
+        if not 0.0 <= layer_drop < 1.0:
+            raise ValueError(f"layer_drop {layer_drop} must lie from 0 to below 1")
         if size not in SIZES:
             raise ValueError(f"size '{size}' is none of {', '.join(SIZES)}")
         if layer not in ("last", "mix"):

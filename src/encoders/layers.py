@@ -98,7 +98,7 @@ class Conv1d(nn.Conv1d):
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the convolution of frames (B, T, input_dim), whose padding is taken as silence."""
-        if self.kernel_size[0] == 1 and self.stride[0] == 1:
+        if self.kernel_size[0] == self.stride[0] == self.groups == 1:
             return linear(frames, self.weight.squeeze(2), self.bias)
         frames = zero_padding(frames, lengths)
         if self._is_banded(frames):

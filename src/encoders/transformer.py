@@ -111,8 +111,6 @@ class Transformer(nn.Module):
 
     def _is_folded(self, frames: Tensor) -> bool:
         """Return whether the first layer is quicker on the features themselves, which only inference on a CPU asks."""
-        if not self.layers:
-            return False
         first = self.layers[0]
         head_dim = first.self_attn.out_proj.in_features // first.self_attn.num_heads
         is_inferring = frames.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
