@@ -163,7 +163,13 @@ def both_normal_forms(directory):
         shutil.copytree(directory / "train" / "anna", directory / "train" / unicodedata.normalize(form, "Zoë"))
 
 
+def spelled_otherwise(directory):
+    (directory / "test" / "t0.wav").rename(directory / "test" / unicodedata.normalize("NFD", "tü.wav"))
+    sample(unicodedata.normalize("NFC", "tü.wav"), "t1.wav", "t2.wav", "t3.wav")(directory)
+
+
 AUDIO_FAULTS = {
+    "an id in another Unicode form": (spelled_otherwise, "1 of 4 have no file in test/: .*rename them to the Ids"),
     "empty test folder": (lambda d: [p.unlink() for p in (d / "test").iterdir()],
                           r"no audio .* in the test folder; put"),
     "an id without a file": (sample("t0.wav", "t1.wav", "t2.wav", "t3.wav", "t9.wav"),

@@ -137,3 +137,43 @@ def test_two_processes_with_batch_norm_dropout_and_averaged_weights_are_as_right
         monkeypatch.setenv("SPEAKER_ID_WORKSPACE", str(workspace))
         valid[processes] = float([row for row in ledger.read() if row["source"] == "ours"][-1]["valid"])
     assert abs(valid[1] - valid[2]) <= 0.06, valid  # 54 held-out utterances: three of them
+
+
+def test_processes_fail_at_the_same_step_and_can_go_on_together(tmp_path):
+    """As a ladder does after a rung that diverges: who raised alone would wait for the others, and they for it."""
+    script = tmp_path / "ladder.py"
+    script.write_text("""
+import pathlib, sys
+import torch
+from src import distributed, loop
+from src.config import Optim
+from src.errors import DivergedError
+
+distributed.start("cpu")
+loop.SHOW_EVERY_S = 1e9 * distributed.rank()  # rank 0 looks at its sums after each step, rank 1 never
+
+def rung(name, poison_at):
+    model = torch.nn.Linear(2, 1)
+    shared = distributed.averaged(model, "cpu", skips=False)
+
+    def loss_of(step):
+        poison = float("nan") if step >= poison_at and distributed.is_main() else 1.0
+        return {"loss": shared(torch.ones(1, 2)).square().mean() * poison}
+
+    return loop.Loop(model=model, optim=Optim(), steps=25, loss_of=loss_of, seed=0,
+                     directory=pathlib.Path(sys.argv[1], name))
+
+try:
+    rung("first", 3).run()
+except DivergedError as error:
+    pathlib.Path(sys.argv[1], f"{distributed.rank()}.txt").write_text(str(error)[-400:])
+rung("second", 99).run()
+distributed.leave(0)
+""")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    subprocess.run([sys.executable, *TORCHRUN, "2", str(script), str(tmp_path)], check=True, cwd=ROOT, timeout=100,
+                   env=environment(tmp_path))
+    assert "at step 10;" in (tmp_path / "0.txt").read_text()
+    assert "at step 10;" in (tmp_path / "1.txt").read_text()
+    assert not (tmp_path / "first" / "last.pt").exists(), "weights that are not finite are saved by nobody"
