@@ -112,10 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except RuntimeError as error:
-        if options.verbose or type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be imported
+        is_full = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)  # torch's
+        if options.verbose or not is_full:
             raise
-        print(f"error: the GPU's memory does not hold it ({str(error).partition('. ')[0]}); lower train.batch_size, or "
-              "infer.frame_budget where it failed after training", file=sys.stderr)
+        print(f"error: the memory does not hold it ({str(error).partition('. ')[0]}); lower train.batch_size or "
+              "train.crop_frames, or infer.frame_budget where it failed after training", file=sys.stderr)
         return RunError.exit_code
     except OSError as error:
         if options.verbose:

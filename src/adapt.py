@@ -25,6 +25,7 @@ AUTO_AUGMENT = {  # another session of the same speaker, as far as the kind of f
     "cepstra": (part("jitter", std=0.1),),
     "waveform": (part("waveform_session"),),
 }
+SESSION_MODULES, SESSION_RATE = {"src.augment_session", "src.augment_waveform_session"}, 16000  # Hz that they imitate
 # Where speech is scarce a small encoder at every frame is as right and quicker; by minutes of training speech.
 LITTLE_SPEECH = 60_000  # frames
 AUTO_ENCODER = {True: part("ecapa_tdnn", channels=64, aggregate_dim=192, se_dim=32),
@@ -118,9 +119,6 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
                            f"torchrun --nproc-per-node {train.processes} -m src train …`")
     if train.batch_size % processes:
         raise SettingError(f"train.batch_size={train.batch_size} cannot be shared evenly by {processes} processes")
-    if train.batch_size == processes and experiment.embedding.batch_norm:
-        raise SettingError(f"train.batch_size={train.batch_size}: batch norm needs two utterances at least in each "
-                           "process; make it larger, or set embedding.batch_norm=false")
     changes = {
         "folds": folds,
         "embedding.dim": AUTO_EMBEDDING_DIM[data.is_little] if experiment.embedding.dim == "auto"

@@ -26,7 +26,6 @@ class Augmentation:
     """
 
     kinds: tuple[str, ...] = ()  # what it fits: "logmel", "cepstra", "waveform"
-    sample_rate: int | None = None  # of the audio that its frequencies are meant for, where it has any
     waits = False  # whether it asks the device for a value, which no CUDA graph can hold
 
     def __init__(self, prob: float, *ranges: tuple[float, float]) -> None:
@@ -54,16 +53,9 @@ class Augmentation:
         return torch.where(chosen.view(*chosen.shape, *[1] * (inputs.dim() - 2)), altered, inputs)
 
 
-def check_kinds(augmentations: list[Augmentation], kind: str, sample_rate: int) -> None:
-    """Raise SettingError when one of `augmentations` does not fit `kind` ("logmel", "cepstra" or "waveform") or audio
-    of `sample_rate`."""
+def check_kinds(augmentations: list[Augmentation], kind: str) -> None:
+    """Raise SettingError when one of `augmentations` does not fit `kind` ("logmel", "cepstra" or "waveform")."""
     for augmentation in augmentations:
-        if augmentation.sample_rate not in (None, sample_rate):
-            raise SettingError(
-                f"augment: {type(augmentation).__name__} imitates rooms and lines at {augmentation.sample_rate} Hz, "
-                f"and the store holds {sample_rate} Hz; leave features.sample_rate at {augmentation.sample_rate} "
-                "(other audio is resampled), or set augment=[]"
-            )
         if kind not in augmentation.kinds:
             raise SettingError(
                 f"augment: {type(augmentation).__name__} fits {' and '.join(augmentation.kinds)}, and the store holds "

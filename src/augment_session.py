@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from src.acoustics import (
     HOP_S,
     POWER_FLOOR,
-    SAMPLE_RATE,
     TINY,
     draw_band,
     draw_equaliser,
@@ -31,7 +30,6 @@ class PowerAugmentation(Augmentation):
     """Base of those that act on mel power."""
 
     kinds = ("logmel",)
-    sample_rate = SAMPLE_RATE
 
     def alter(self, inputs: Tensor, lengths: Tensor | None, generator: Generator) -> Tensor:
         """Return the log-mels of `alter_power`."""

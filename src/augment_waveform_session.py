@@ -34,7 +34,6 @@ class SessionAugmentation(Augmentation):
     """Base of these: says what they fit."""
 
     kinds = ("waveform",)
-    sample_rate = SAMPLE_RATE
 
 
 def fft_size(num_samples: int) -> int:

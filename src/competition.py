@@ -96,6 +96,14 @@ def _find(data: str | Path) -> Path:
                        f"{nearest(named, set(known) - {'cache', 'runs', 'smoke'})}")
 
 
+def find_folder(name: str) -> Path:
+    """Return the folder under data/ of the competition called `name`, as runs are; raises SettingError for none."""
+    for entry in sorted(DATA_DIR.iterdir()) if DATA_DIR.is_dir() else []:
+        if entry.is_dir() and file_name(entry.name) == name:
+            return entry
+    raise SettingError(f"the competition '{name}' has no folder under data/; give its folder with --data")
+
+
 def _recognise(directory: Path) -> str:
     """Return the kind of the competition in `directory`."""
     found = {name: (directory / name).exists() for needed in LOOKED_FOR.values() for name in needed}

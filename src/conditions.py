@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import ledger
-from src.competition import Competition, open_competition
+from src.competition import Competition, find_folder, open_competition
 from src.config import Features, from_json
 from src.errors import InputError, RunError, SettingError
 from src.files import digest, lock, read_json, write_json
@@ -93,7 +93,7 @@ def evaluate(run_dir: Path, data: str | Path | None = None) -> dict[str, Any]:
     from src.store import Store
 
     result = _finished(run_dir)
-    competition = open_competition(data or run_dir.parent.name)
+    competition = open_competition(data or find_folder(run_dir.parent.name))
     if competition.feature_kind != "waveform":
         raise InputError(f"{competition.directory}: only audio can be degraded, and this competition comes as "
                          f"{competition.feature_kind}; there is no `conditions` for it")

@@ -17,6 +17,7 @@ from src.errors import InputError, SettingError
 from src.listing import AUDIO_SUFFIXES, is_audio, is_other_audio
 from src.tables import some
 
+WRAPPERS = {"wav", "wavs", "wave", "audio", "flac"}  # folders that are no speaker's, though files lie in them
 PARTS = {"train", "training", "dev", "test", "testing", "val", "valid", "validation", "eval"}
 VOXCELEB_SPEAKER = re.compile(r"id\d{5,}")
 
@@ -124,9 +125,10 @@ def _by_folders(directory: Path, files: list[tuple[str, ...]]) -> tuple[str, lis
             return layout, [Recording(directory.joinpath(*parts), *parts[-3:]) for parts in fitting]
     top = {parts[0] for parts in files if len(parts) > 1}
     is_parted = bool(top) and {name.lower() for name in top} <= PARTS
-    if len(top) == 1 and not is_parted and any(len(parts) > 2 for parts in files):  # a lone folder is no speaker
-        wrapper = top.pop()
-        return _by_folders(directory / wrapper, [parts[1:] for parts in files if len(parts) > 1])
+    if len(top) == 1 and ((any(len(parts) > 2 for parts in files) and not is_parted) or top <= WRAPPERS):
+        wrapper = top.pop()  # a lone folder is no speaker
+        layout, recordings = _by_folders(directory / wrapper, [parts[1:] for parts in files if len(parts) > 1])
+        return f"{layout} in {wrapper}/", recordings
     if not top:
         raise InputError(f"{directory}: its {len(files):,} audio files lie in no speaker's folder; one folder a "
                          "speaker is needed")

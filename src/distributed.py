@@ -48,7 +48,9 @@ def command(stage: str) -> list[str]:
     """Return the beginning of the command line that runs a stage as this one runs: "run" or "train"."""
     if world_size() == 1:
         return ["bash", "run.sh", *([] if stage == "run" else [stage])]
-    return ["bash", "run.sh", "torchrun", "--nproc-per-node", str(world_size()), "-m", "src", "train"]
+    nodes = world_size() // local_world_size()
+    return ["bash", "run.sh", "torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else []), "--nproc-per-node",
+            str(local_world_size()), "-m", "src", "train"]
 
 
 def start(device: str) -> None:

@@ -1,6 +1,6 @@
 """A run that is done, as those who use its models see it: its folds, its store and its out-of-fold logits.
 
-Goes in: a run's folder under data/runs. Used by predict, export and open-set.
+Goes in: a run's folder under data/runs. Used by predict, export, open-set and head_importance.
 """
 
 import shlex

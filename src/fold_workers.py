@@ -43,8 +43,9 @@ def num_at_once(threads: int, num_folds: int) -> int:
 def run(train_fold: TrainFold, plan: Plan, store: "Store", folds: Sequence[int], count: int) -> None:
     """Train `folds` of a plan, `count` of them at a time, by train_fold(plan, store, fold, place).
 
-    An error in one, raised here as it was there, stops the others after the step under way, and they save; so does a
-    Ctrl-C or SIGTERM, and a second one kills them. Raises RunError where a process was killed.
+    An error in one, raised here (a library's as a RuntimeError that names it), stops the others after the step under
+    way, and they save; so does a Ctrl-C or SIGTERM, and a second one kills them. Raises RunError where a process was
+    killed.
     """
     context, todo = multiprocessing.get_context("spawn"), list(folds)
     stop, bar_lock = context.Event(), context.RLock()

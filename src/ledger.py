@@ -136,7 +136,7 @@ def score(
         old = parsed[at][1]
         if not replace:
             words = [word for column, new in given.items() for word in (f"--{column}", new)]
-            instead = f"`ledger score {old['run_id']} {' '.join(words)} --kind {kind} --replace`"
+            instead = f"`bash run.sh ledger score {old['run_id']} {' '.join(words)} --kind {kind} --replace`"
             if old["score_kind"] not in ("", kind):
                 raise SettingError(f"ledger: {old['run_id']} has a {old['score_kind']} score, not a {kind} one; "
                                    f"{instead} puts the new one in its place")

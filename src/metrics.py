@@ -100,7 +100,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray) ->
 def confusion_order(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Return the classes that were ever confused, in an order that puts them side by side.
 
-    By the reverse Cuthill-McKee ordering (1969) of the graph whose edges are confusions.
+    By the reverse Cuthill-McKee ordering (Cuthill & McKee, 1969; George, 1971) of the graph whose edges are confusions.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import reverse_cuthill_mckee

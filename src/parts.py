@@ -92,7 +92,8 @@ def complete(slot: str, part: Part) -> Part:
     filled = dict(settings)
     for key, value in part.kwargs.items():
         if key not in settings:
-            raise SettingError(f"{slot}.{key}: '{part.name}' has no such setting{nearest(key, settings)}")
+            instead = f"; --set {slot}={value} takes another part" if key == "name" else nearest(key, settings)
+            raise SettingError(f"{slot}.{key}: '{part.name}' has no such setting{instead}")
         filled[key] = _fit(settings[key], value, f"{slot}.{key}")
         if slot != "augment":  # which may count none, or downwards
             _check_size(filled[key], 1 if settings[key] else 0, f"{slot}.{key}")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from src.adapt import DataSummary, adapt
+from src.adapt import SESSION_MODULES, SESSION_RATE, DataSummary, adapt
 from src.config import Experiment, override
 from src.encoder_file import hash_weights
 from src.errors import RunError, SettingError, nearest
 from src.files import digest, read_json
-from src.parts import essential
+from src.parts import essential, lookup
 from src.pseudo_labels import PSEUDO_LABELS
-from src.workspace import DATA_DIR, cache_dir, runs_dir
+from src.workspace import cache_dir, runs_dir
 
 VERSION = 2  # raise it when training code changes what a run computes
 ENSEMBLE_VERSION = 3  # raise it when the ensemble stage's code changes what a blend computes
@@ -56,6 +56,15 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
     """Return what a run of `experiment` on a finished store will be. Raises SettingError for what cannot work."""
     meta = read_json(store_dir / "meta.json")
     complete = adapt(experiment, DataSummary.from_json(meta["summary"]))
+    if complete.embedding.batch_norm and complete.train.batch_size == complete.train.processes:
+        raise SettingError(f"train.batch_size={complete.train.batch_size}: batch norm needs two utterances at least in "
+                           "each process; make it larger, or set embedding.batch_norm=false")
+    rate = meta["settings"].get("sample_rate", SESSION_RATE)  # the course's log-mels do not say it
+    for item in complete.augment:
+        if rate != SESSION_RATE and lookup("augment", item.name).module in SESSION_MODULES:
+            raise SettingError(f"augment: '{item.name}' imitates rooms and lines at {SESSION_RATE} Hz, and the store "
+                               f"holds {rate} Hz; leave features.sample_rate at {SESSION_RATE} (other audio is "
+                               "resampled), or set augment=[]")
     content = {}
     if complete.train.pseudo_labels:
         path = _find_pseudo_labels(complete.train.pseudo_labels, competition)
@@ -71,13 +80,16 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
 def find_run(name: str) -> Path:
     """Return the folder of the one run whose `<competition>/<experiment>-<digest8>` starts with `name`.
 
-    A name without a competition is looked for in all of them. Raises SettingError when none or several match.
+    Of several the one that is finished, where only one is. A name without a competition is looked for in all of them.
+    Raises SettingError when none or several match.
     """
     root = runs_dir()
     ids = [f"{path.parent.name}/{path.name}" for path in root.glob("*/*-*") if path.is_dir()]
     if name in ids:
         return root / name
     matches = sorted(i for i in ids if i.startswith(name) or i.partition("/")[2].startswith(name))
+    finished = [match for match in matches if (root / match / "result.json").exists()]
+    matches = finished if len(finished) == 1 else matches  # what was begun and left is seldom meant
     if len(matches) == 1:
         return root / matches[0]
     if matches:
@@ -127,7 +139,8 @@ def store_of(run_dir: Path) -> Path:
     for meta in cache_dir(run_dir.parent.name).glob("*/meta.json"):
         if read_json(meta)["digest"] == wanted:
             return meta.parent
-    raise RunError(f"{run_dir.name}: its store {wanted[:8]} is gone; run the preprocess stage again ({DATA_DIR})")
+    raise RunError(f"{run_dir.name}: its store {wanted[:8]} is gone; the preprocess stage with the run's --data, "
+                   "--experiment and --set makes it again")
 
 
 def _find_pseudo_labels(name: str, competition: str) -> Path:

@@ -185,10 +185,13 @@ def refusal_of(card: ModelCard, threshold: float | None) -> Refusal | None:
     else:
         refused, accepted = (float(np.interp(threshold, table["table"]["threshold"], table["table"][rate]))
                              for rate in ("known_refused", "unknown_accepted"))
-    rates = (f'"{NOBODY}" below {"a probability" if name == "probability" else "an energy"} of {_digits(value)}: '
+    temperature = card.temperature if threshold is not None else measured["temperature"]  # of those that are shown
+    kind = "an energy" if name == "energy" else "a probability" + (
+        f" (at temperature {temperature:.3g})" if abs(temperature / card.temperature - 1) > 0.01 else "")
+    rates = (f'"{NOBODY}" below {kind} of {_digits(value)}: '
              f"{refused:.1%} of known speakers' utterances are refused, {accepted:.1%} of unknown speakers' accepted "
              f"(measured with {measured['num_left_out']} speakers left out, on the utterances that chose it)")
-    return Refusal(name, value, measured["temperature"], rates)
+    return Refusal(name, value, temperature, rates)
 
 
 def _model(options: argparse.Namespace) -> Model:

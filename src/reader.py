@@ -75,7 +75,9 @@ class Reader:
                     place = memoryview(data)
                     while place and (count := file.readinto(place)):  # at most 2 GB at once
                         place = place[count:]
-                    del data[len(data) - len(place) :]
+                    missing = len(place)
+                    place.release()
+                    del data[len(data) - missing :]
         except OSError as error:
             raise InputError(f"{full_path}: {error.strerror}; make it readable, or fetch the data again") from error
         if stamp(status) != self.stamps[path] or len(data) != status.st_size:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from src.adapt import SESSION_MODULES, SESSION_RATE
 from src.config import Experiment, flatten, override, part
 from src.errors import SettingError
 from src.parts import SLOTS, complete_experiment, lookup
@@ -271,7 +272,7 @@ def space_for(experiment: Experiment, kind: str) -> Space:
     experiment that no draw can mean.
     """
     flat, drawn, kept, notes = flatten(experiment), {}, [], []
-    for dimension in fitting(kind):
+    for dimension in fitting(kind, experiment.features.sample_rate):
         if dimension.applies(drawn):
             value = _value(dimension, flat)
             wider = dimension.holding(value)
@@ -291,14 +292,17 @@ def space_for(experiment: Experiment, kind: str) -> Space:
     return space
 
 
-def fitting(kind: str) -> list[Choice | Range]:
-    """Return the dimensions of SPACE for a kind of input."""
+def fitting(kind: str, sample_rate: int = SESSION_RATE) -> list[Choice | Range]:
+    """Return the dimensions of SPACE for a kind of input and a rate of its audio."""
     dimensions = []
     for dimension in SPACE:
         slot, _, rest = dimension.key.partition(".")
         if dimension.kinds and kind not in dimension.kinds:
             continue
         if slot == "augment" and not FITS[kind] & set(lookup("augment", rest.partition(".")[0]).kinds):
+            continue
+        if slot == "augment" and sample_rate != SESSION_RATE and lookup(
+                "augment", rest.partition(".")[0]).module in SESSION_MODULES:
             continue
         if dimension.key == "encoder":
             takes = {"frames", "waveform"} if kind == "waveform" else {"frames"}

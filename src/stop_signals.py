@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
 STOPS = signal.SIGINT, signal.SIGTERM
@@ -14,6 +15,7 @@ def start_deaf(process: BaseProcess) -> None:
 
     A Ctrl-C goes to every process of a terminal; this one, which hears it, says to the others what is to be done.
     """
+    resource_tracker.ensure_running()  # the first process starts it, which would clear the mask
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # which the new process begins with
     try:
         process.start()

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from src import distributed, experiments, ledger
-from src.competition import Competition, open_competition
+from src.adapt import check_limits
+from src.competition import Competition, find_folder, open_competition
 from src.config import Experiment, override, parse_assignments
 from src.errors import RunError, SettingError
 from src.files import lock, read_json
@@ -28,6 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Run every stage that is not done yet, from raw competition to submission.csv."""
     started = time.monotonic()
     _out(options)  # told before anything is trained
+    ledger.read()  # and so is a ledger that could not take the row
     competition, experiment = _setting(options)
     with lock(workspace_dir() / "data" / f".{competition.name}.lock",
               f"another run on {competition.name} is under way in this checkout; waiting for it"):
@@ -81,17 +83,16 @@ def ensemble(options: argparse.Namespace) -> None:
 def submit(options: argparse.Namespace) -> None:
     """Stage 4 alone: a submission of a finished run or blend."""
     directory = find_run(options.run)
-    competition = open_competition(options.data or directory.parent.name)
-    if competition.name != directory.parent.name:
-        raise SettingError(f"submit: {directory.parent.name}/{directory.name} is a run of '{directory.parent.name}', "
-                           f"not of '{competition.name}'; leave --data out, or name the folder of its own")
+    competition = open_competition(options.data or find_folder(directory.parent.name))
     if not competition.has_test:
         raise SettingError(f"submit: {competition.name} has no test part, so there is nothing to submit")
+    name = options.name or directory.name
     if not directory.name.startswith("ensemble-"):
+        name = options.name or directory.name.rpartition("-")[0]  # the experiment's, as `run` calls it
         directory = _ensemble([directory])
     store_dir = store_of(directory)
     out = _out(options)
-    _write(competition, store_dir, directory, out, options.name or directory.name)
+    _write(competition, store_dir, directory, out, name)
     run_ids = [*read_json(directory / "result.json")["members"]]
     run_id = run_ids[0] if len(run_ids) == 1 else f"{competition.name}/{directory.name}"
     _local_score(competition, out, run_id)
@@ -115,6 +116,7 @@ def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
         use_smoke_workspace()
     experiment = override(experiments.get(options.experiment), parse_assignments(options.set))
     complete_experiment(experiment)
+    check_limits(experiment)
     if options.smoke:
         experiment = experiments.smoke(experiment)
     return open_competition(options.data), experiment
@@ -196,8 +198,9 @@ def _local_score(competition: Competition, out: Path, run_id: str) -> None:
 
     score = local_score(competition, out)
     if score:
-        print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}; public half "
-              f"{score.public:.4f}, private half {score.private:.4f}; from the solution file beside the data)")
+        halves = f"; public half {score.public:.4f}, private half {score.private:.4f}"
+        print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}"
+              f"{'' if math.isnan(score.public + score.private) else halves}; from the solution file beside the data)")
         known = {half: value for half, value in (("public", score.public), ("private", score.private))
                  if math.isfinite(value)}
         try:

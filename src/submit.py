@@ -41,8 +41,9 @@ def write_submission(competition: Competition, store: "Store", blend_dir: Path, 
     expected = [utterance.utt_id for utterance in competition.utterances if utterance.split == "test"]
     predicted = [store.utt_ids[row] for row in rows.tolist()]
     if sorted(predicted) != sorted(expected):
-        raise RunError(f"{blend_dir}: its {len(predicted)} test utterances are not the competition's {len(expected)}; "
-                       "the data has changed: run the stream again")
+        raise RunError(f"{blend_dir}: its {len(predicted)} test utterances are not the {len(expected)} of "
+                       f"'{competition.name}'; give the folder of '{blend_dir.parent.name}' with --data, or, where its "
+                       "data has changed, run the stream again")
     if list(store.speakers) != list(competition.speakers):
         changed = sorted(set(store.speakers) ^ set(competition.speakers))
         raise RunError(f"{blend_dir}: its {len(store.speakers)} speakers are not the competition's "

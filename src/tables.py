@@ -72,6 +72,8 @@ def read_csv(path: Path, required: tuple[str, ...],
     unknown = [name for name in header if optional is not None and name not in (*required, *optional)]
     if missing or len(set(header)) != len(header):
         fault = f"lacks {missing[0]}" if missing else "repeats a column"
+        if missing and len(header) == 1 and set(";\t") & set(header[0]):
+            fault += " (its cells are parted by semicolons or tabs: save it with commas)"
         raise InputError(f"{path}: the header {shown(','.join(header))} {fault}; it needs {', '.join(required)}")
     if unknown:
         raise InputError(f"{path}: unknown column {shown(unknown[0])}{nearest(unknown[0], (*required, *optional))}")

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from src import distributed, finetune, fold_workers
-from src.acoustics import SAMPLE_RATE
 from src.allocator import keep_large_blocks
 from src.augment import Augmentation, check_kinds
 from src.augment_speed import SpeedCopies
 from src.batch import Batch
 from src.config import to_json
+from src.errors import SettingError
 from src.evaluate import autocast, predict
 from src.files import read_json, write_json
 from src.fold_workers import Place
@@ -51,9 +51,11 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
             return distributed.told(read_json(plan.directory / "result.json") if distributed.is_main() else None)
         if plan.experiment.train.pseudo_labels:
             check_pseudo_labels(plan.pseudo_labels_path.parent, store.table, plan.experiment.folds)
+        if plan.experiment.train.device == "cuda" and not torch.cuda.is_available():
+            raise SettingError("train.device=cuda: no GPU is seen here; leave it at auto, which takes what is there")
+        num_folds = len(store.folds(plan.experiment.folds))
         if distributed.is_main():
             write_json(plan.directory / "experiment.json", to_json(plan.experiment))
-        num_folds = len(store.folds(plan.experiment.folds))
         done = [plan.directory / f"fold_{fold}" / "result.json" for fold in range(num_folds)]
         todo = [fold for fold, path in enumerate(done) if not distributed.told(path.exists())]
         train, count = plan.experiment.train, 1
@@ -124,9 +126,8 @@ class _Fold:
         augmentations = [build("augment", item) for item in self.experiment.augment]
         self.waveform_augmentations = [a for a in augmentations if "waveform" in a.kinds]
         self.frame_augmentations = [a for a in augmentations if "waveform" not in a.kinds]
-        sample_rate = store.settings.get("sample_rate", SAMPLE_RATE)  # the course's log-mels do not say it
-        check_kinds(self.waveform_augmentations, store.kind, sample_rate)
-        check_kinds(self.frame_augmentations, "logmel" if store.kind == "waveform" else store.kind, sample_rate)
+        check_kinds(self.waveform_augmentations, store.kind)
+        check_kinds(self.frame_augmentations, "logmel" if store.kind == "waveform" else store.kind)
         speeds = [a for a in augmentations if isinstance(a, SpeedCopies)]
         self.speed = speeds[0] if self.train.speed_classes else None  # the one whose copies are classes
         num_copies = len(self.speed.factors) if self.speed else 1

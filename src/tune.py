@@ -193,4 +193,4 @@ def _conclude(study: "optuna.Study", question: "Question", url: str) -> None:
     for path in plot(study, question.directory):
         print(f"picture: {path}")
     place = shown(url) if not is_journal(url) else str(Path(shown(url)).absolute())
-    print(f"all trials: pip install optuna-dashboard && optuna-dashboard {place}")
+    print(f"all trials: .venv/bin/python -m pip install optuna-dashboard && .venv/bin/optuna-dashboard {place}")

@@ -105,15 +105,10 @@ def test_wrong_kind_and_wrong_settings_are_refused():
         for kind in ("logmel", "cepstra", "waveform"):
             augmentation = build("augment", Part(name))
             if kind in augmentation.kinds:
-                check_kinds([augmentation], kind, 16000)
-                if augmentation.sample_rate:
-                    with pytest.raises(SettingError, match=r"features\.sample_rate at 16000"):
-                        check_kinds([augmentation], kind, 8000)
-                else:
-                    check_kinds([augmentation], kind, 8000)
+                check_kinds([augmentation], kind)
             else:
                 with pytest.raises(SettingError, match=type(augmentation).__name__):
-                    check_kinds([augmentation], kind, 16000)
+                    check_kinds([augmentation], kind)
     for name, kwargs in (
         ("noise", {"snr_min_db": 30.0}), ("session", {"prob": 1.2}), ("session", {"noise_prob": 0.9}),
         ("tempo", {"change": 0.9}), ("spec_augment", {"fill": "zero"}), ("speed", {"factors": (0.9, 1.0)}),
@@ -234,6 +229,11 @@ def test_masks_cover_what_they_may():
     assert (lost.all(2).sum(1) <= 2 * (lengths // 5)).all()
     widths = [int((TimeMask(1, 10)(inputs[:1], None, rng(seed))[0] != inputs[:1]).any(2).sum()) for seed in range(60)]
     assert set(widths) == set(range(11))
+    for augmentation, dim, most in ((SpecAugment(1, 8, 0, 0), 0, 8), (SpecAugment(0, 0, 1, 10), 1, 10)):
+        lost = [augmentation(inputs[:1], None, rng(seed))[0] != inputs[:1] for seed in range(80)]
+        assert {int(one[0].all(dim).sum()) for one in lost} == set(range(most + 1))
+        filled = augmentation(inputs[:1], None, rng(1))[0]
+        assert torch.equal(filled[lost[1]], inputs[:1].mean(1, keepdim=True).expand_as(filled)[lost[1]])
     masked, _ = TimeMask(1, 10)(inputs, lengths, rng(1))
     rows = (masked != inputs).any(2)
     mean = torch.stack([item[:length].mean(0) for item, length in zip(inputs, lengths)])
@@ -355,6 +355,6 @@ def test_session_leaves_its_clean_share_and_stays_quick():
 
 
 def _seconds(augmentation, inputs):
-    begun = time.perf_counter()
+    begun = time.process_time()  # whatever else runs
     augmentation(inputs, None, rng())
-    return time.perf_counter() - begun
+    return time.process_time() - begun

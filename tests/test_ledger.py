@@ -187,7 +187,7 @@ def test_score_changes_only_its_cells(path):
         ledger.score("vowels/course", public=0.5, path=path)
     with pytest.raises(SettingError, match="no finished run starts with 'vowels/confromer'"):
         ledger.score("vowels/confromer", public=0.5, path=path)
-    with pytest.raises(SettingError, match=r"0\.8715, not 0\.5; `ledger score \S+ --public 0\.5 .*--replace`"):
+    with pytest.raises(SettingError, match=r"0\.8715, not 0\.5; `bash run\.sh ledger score .* 0\.5 .*--replace`"):
         ledger.score(target, public=0.5, path=path)
     with pytest.raises(SettingError, match="has a kaggle score, not a local one"):
         ledger.score(target, public=0.8715, kind="local", path=path)

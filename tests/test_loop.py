@@ -12,7 +12,7 @@ from src import loop
 from src.config import Optim
 from src.errors import RunError
 from src.loop import Loop, step_seed
-from src.optim import WeightAverage, learning_rate
+from src.optim import WeightAverage, build_optimiser, learning_rate
 
 
 class Job:
@@ -124,16 +124,63 @@ def test_the_schedule_is_linear_then_cosine():
 
 def test_the_weight_average_is_the_formula(tmp_path):
     model = nn.Linear(2, 1)
-    average = WeightAverage(model, decay=0.5)
+    average = WeightAverage(model, decay=0.3)  # which the rising decay passes after the third update
     expected = model.weight.detach().clone()
     for n in range(6):
         with torch.no_grad():
             model.weight.add_(torch.randn_like(model.weight))
         average.update()
-        decay = min(0.5, (1 + n) / (10 + n))
+        decay = min(0.3, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     now = model.weight.detach().clone()
     average.swap()
     torch.testing.assert_close(model.weight.detach(), expected)
     average.swap()
     assert torch.equal(model.weight.detach(), now)
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_the_average_is_what_is_validated_and_kept(tmp_path, monkeypatch, select):
+    job, raw, seen, update = Job(tmp_path), [], [], WeightAverage.update
+    job.loop.select = select
+    start = job.weights()
+
+    def spy(average):
+        update(average)
+        raw.append(job.weights())
+
+    monkeypatch.setattr(WeightAverage, "update", spy)
+    job.loop.validate = lambda step: seen.append(job.weights()) or {"valid_metric": float(step)}
+    job.loop.run()
+    averages = [start]
+    for n, weights in enumerate(raw):
+        decay = min(0.9, (1 + n) / (10 + n))
+        averages.append(decay * averages[-1] + (1 - decay) * weights)
+    for found, step in zip([*seen, job.weights()], (6, 12, 18, 24, 24)):
+        close = torch.isclose(found, averages[step], rtol=1e-4, atol=1e-5)
+        assert close.sum() >= len(close) - 1, "all but the counter of batches, which is a whole number"
+        assert not torch.allclose(found, raw[step - 1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_optimiser_is_the_one_that_is_asked_for():
+    weight = nn.Parameter(torch.ones(3))
+    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
+        optimiser = build_optimiser([weight], Optim(name=name, weight_decay=0.125), "cpu")
+        assert type(optimiser) is kind
+        assert optimiser.param_groups[0]["weight_decay"] == 0.125
+
+
+def test_gradients_are_clipped_where_it_is_asked(tmp_path, monkeypatch):
+    norms, clip = [], nn.utils.clip_grad_norm_
+
+    def spy(parameters, most):
+        parameters = list(parameters)
+        clip(parameters, most)
+        norms.append((most, float(torch.cat([p.grad.flatten() for p in parameters]).norm())))
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spy)
+    job = Job(tmp_path)
+    job.loop.optim = Optim(lr=1e-2, grad_clip=1e-3)
+    job.loop.run()
+    assert len(norms) == 24
+    assert all(most == 1e-3 and norm <= 1.001e-3 for most, norm in norms)

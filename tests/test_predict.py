@@ -255,9 +255,11 @@ def test_nobody_is_refused_until_a_threshold_is_given_or_measured(toy, run_dir, 
     table = {"threshold": [0.0, 0.5, 1.0], "known_refused": [0.0, 0.1, 1.0], "unknown_accepted": [1.0, 0.2, 0.0]}
     found = {"equal_error_rate": 0.05, "known_refused": 0.04, "unknown_accepted": 0.06, "table": table}
     scores = {"probability": {"threshold": 0.5, **found}, "energy": {"threshold": 1e9, **found}}
+    temperature = answers(capsys, wav, "--run", f"toy/{run_dir.name}")["temperature"]
     try:
         for score, refused in (("probability", False), ("energy", True)):
-            write_json(run_dir / "open_set.json", {"score": score, "num_left_out": 3, "scores": scores})
+            write_json(run_dir / "open_set.json", {"score": score, "num_left_out": 3, "temperature": temperature,
+                                                   "scores": scores})
             content = answers(capsys, wav, "--run", f"toy/{run_dir.name}")
             assert (content["files"][0]["timeline"][0]["speaker"] is None) == refused
             assert "4.0% of known" in content["none_of_them"]["rates"]

@@ -474,3 +474,7 @@ def test_a_file_that_is_read_in_pieces_is_read_whole(frames_dir, workspace, monk
     shutil.rmtree(workspace / "data" / "cache")
     monkeypatch.setattr(reader, "open", lambda path, mode, buffering: Slow(path), raising=False)
     assert Store.open(preprocess(open_competition(frames_dir), Features())).frames.tobytes() == expected
+    shutil.rmtree(workspace / "data" / "cache")
+    monkeypatch.setattr(Slow, "readinto", lambda file, buffer: 0)  # as after its end was cut off
+    with pytest.raises(InputError, match="changed while it was read"):
+        preprocess(open_competition(frames_dir), Features())

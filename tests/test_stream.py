@@ -1,6 +1,7 @@
 """The stages in order, called in this process: what is told before it costs anything, and what ends no stream."""
 
 import csv
+import shlex
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from src import distributed, kaggle, ledger, stream
 from src.__main__ import main
+from src.plan import find_run
 
 TINY = ("--experiment", "course", "--set", "train.steps=4", "--set", "train.crop_frames=5", "--set", "folds=2",
         "--set", "train.threads=1", "--set", "encoder.d_model=8")
@@ -23,7 +25,7 @@ def solved_dir(frames_dir):
 
 def test_a_solution_of_one_half_is_a_score_and_another_score_in_the_ledger_is_left_alone(solved_dir, workspace, capsys):
     assert main(["run", "--data", str(solved_dir), *TINY]) == 0
-    assert "private half nan" in capsys.readouterr().out
+    assert "private half" not in capsys.readouterr().out
     (row,) = ledger.read()
     assert (row["score_kind"], row["private"]) == ("local", "")
     ledger.score(row["run_id"], public=0.25, kind="kaggle", replace=True)
@@ -79,6 +81,24 @@ def test_a_fault_of_the_file_system_is_one_line_and_verbose_shows_where(frames_d
         main(["ledger", "--verbose", "plot", "--out", "/proc/nowhere/x.png"])
 
 
+def test_a_stopped_run_does_not_stand_before_a_finished_one(frames_dir, workspace, capsys):
+    assert main(["run", "--data", str(frames_dir), *TINY]) == 0
+    run_id = ledger.read()[0]["run_id"]
+    stopped = workspace / "data" / "runs" / "toy_frames" / "course-00000000"
+    stopped.mkdir()
+    (stopped / "experiment.json").touch()
+    assert main(["submit", "toy_frames/course", "--data", str(frames_dir), "--out", str(workspace / "a.csv")]) == 0
+    assert (workspace / "submissions" / "toy_frames" / "course.csv").exists(), "as `run` calls it"
+    (workspace / "ablations.csv").write_text("changed\n")
+    capsys.readouterr()
+    assert main(["run", "--data", str(frames_dir), *TINY, "--set", "seed=3"]) == 3
+    assert "[1/4]" not in capsys.readouterr().out, "a ledger that could not take the row is told before the work"
+    assert find_run("toy_frames/course").name == run_id.partition("/")[2]
+    assert main(["preprocess", "--data", str(frames_dir), *TINY, "--set", "optim.lr=-1"]) == 2
+    assert main(["train", "--data", str(frames_dir), *TINY, "--set", "head.name=linear"]) == 2
+    assert "--set head=linear takes another part" in capsys.readouterr().err
+
+
 def test_what_cannot_be_blended_or_submitted_is_told_in_a_line(frames_dir, workspace, capsys):
     assert main(["run", "--data", str(frames_dir), *TINY]) == 0
     runs, run_id = workspace / "data" / "runs", ledger.read()[0]["run_id"]
@@ -94,7 +114,10 @@ def test_what_cannot_be_blended_or_submitted_is_told_in_a_line(frames_dir, works
             (["ensemble", "toy_frames/stopped", run_id], 4, "the run is not finished"),
             (["ensemble", "pairs/full"], 2, "not a run on a competition's speakers"),
             (["ensemble", f"toy_frames/{blend.name}", run_id], 2, f"is a blend itself; name its runs: {run_id}"),
-            (["submit", run_id, "--data", "japanese_vowels"], 2, "is a run of 'toy_frames', not of 'japanese_vowels'")):
+            (["submit", run_id, "--data", "japanese_vowels"], 4, "give the folder of 'toy_frames' with --data"),
+            (["submit", run_id], 2, "the competition 'toy_frames' has no folder under data/"),
+            (["train", *data, *TINY, "--set", "train.batch_size=1", "--set", "embedding.batch_norm=true"], 2,
+             "batch norm needs two utterances")):
         assert main(arguments) == code
         assert said in capsys.readouterr().err
     for name in ("frames.csv", "frames.npy"):
@@ -117,7 +140,10 @@ def test_a_row_says_the_command_that_made_it(frames_dir, workspace, monkeypatch)
     assert distributed.command("run") == ["bash", "run.sh"]
     assert distributed.command("train") == ["bash", "run.sh", "train"]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert distributed.command("run") == ["bash", "run.sh", "torchrun", "--nproc-per-node", "2", "-m", "src", "train"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert shlex.join(distributed.command("run")) == "bash run.sh torchrun --nproc-per-node 2 -m src train"
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    assert shlex.join(distributed.command("run")) == "bash run.sh torchrun --nnodes 3 --nproc-per-node 2 -m src train"
 
 
 def test_a_full_gpu_is_told_in_a_line(workspace, monkeypatch, capsys):

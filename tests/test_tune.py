@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from src import experiments, ledger, objective, promote, tune
 from src.adapt import DataSummary, adapt
+from src.competition import open_competition
 from src.config import override, parse_assignments, part
 from src.errors import DivergedError, RunError, SettingError
 from src.files import write_json
@@ -23,6 +24,7 @@ from src.model import SpeakerModel
 from src.objective import ask, assignments, command_of
 from src.parts import SLOTS, build, catalogue, complete_experiment
 from src.plan import make_plan
+from src.preprocess import preprocess
 from src.search_space import SPACE, fitting, space_for
 from src.study_storage import open_storage
 
@@ -360,3 +362,16 @@ def test_a_batch_size_that_changes_the_steps_is_compared_all_the_same(workspace,
     digests = {"course": {"0", "1"}, "course_trial1": {"2", "3"}}
     assert promote._compare(digests, group(experiment)).startswith("beats its base by 0.4000")
     assert "1125 steps" in capsys.readouterr().out
+
+
+def test_sessions_are_for_one_sample_rate_in_runs_and_in_searches(audio_dir, workspace):
+    competition = open_competition(audio_dir)
+    quick = override(experiments.get("quick"), {"features.sample_rate": 8000})
+    store_dir = preprocess(competition, quick.features)
+    with pytest.raises(SettingError, match=r"'session' imitates .* 8000 Hz; leave features\.sample_rate at 16000"):
+        make_plan(competition.name, store_dir, quick)
+    make_plan(competition.name, store_dir, override(quick, {"augment": (part("spec_augment"),)}))
+    at_16, at_8 = ({dimension.key for dimension in fitting("logmel", rate)} for rate in (16000, 8000))
+    assert at_8 < at_16
+    assert all(key.startswith("augment.") for key in at_16 - at_8)
+    assert "augment.spec_augment" in at_8

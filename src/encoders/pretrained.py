@@ -85,7 +85,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ValueError(f"{path}: reading it needs the package safetensors (pip install safetensors)") from error
+        raise ValueError(f"{path}: reading it needs the package safetensors (.venv/bin/python -m pip "
+                         "install safetensors)") from error
     try:
         return load_file(path)
     except Exception as error:  # SafetensorError is no public name in every version
