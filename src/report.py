@@ -20,7 +20,7 @@ from src.plan import find_run
 from src.report_page import Page, Tile, render
 from src.report_sections import all_sections
 from src.run_evidence import Evidence, gather
-from src.shown import shown_bytes, shown_count, shown_path, shown_share, shown_time
+from src.shown import shown_bytes, shown_count, shown_share, shown_time
 from src.status import num_folds
 
 
@@ -43,7 +43,7 @@ def main(options: argparse.Namespace) -> None:
     evidence = gather(directory)
     out = options.out or directory / "report"
     pictures, html = write(evidence, out)
-    print(f"report: {shown_path(out / 'index.html')} ({shown_bytes(len(html.encode()))}; {pictures} pictures beside "
+    print(f"report: {out / 'index.html'} ({shown_bytes(len(html.encode()))}; {pictures} pictures beside "
           "it)")
     if options.tensorboard:
         write_events(options.tensorboard, {f"{evidence.run_id}/fold_{k}": log for k, log in evidence.logs.items()})

@@ -20,7 +20,6 @@ from src.files import read_json
 from src.finished_run import OPEN_SET_PREFIX
 from src.logits import read_logits
 from src.run_store import store_of
-from src.shown import shown_path
 
 if TYPE_CHECKING:
     from src.store import Store
@@ -120,7 +119,7 @@ def gather(directory: Path) -> Evidence:
                     if (folds[k] / "result.json").exists()}
     if (directory / "pretrain.json").exists() or any("num_right" not in found for found in fold_results.values()):
         raise SettingError(f"report {directory.name}: not a run of the train stage that tells classes apart; what it "
-                           f"measured is in {shown_path(directory)}")
+                           f"measured is in {directory}")
     rows = [row for row in ledger.read() if row["competition"] == directory.parent.name and row["status"] == "ok"]
     own = [row for row in rows if row["run_id"] == f"{directory.parent.name}/{directory.name}"]
     store = _open_store(directory)
