@@ -124,8 +124,9 @@ def _by_folders(directory: Path, files: list[tuple[str, ...]]) -> tuple[str, lis
         if 2 * len(fitting) > len(files):
             return layout, [Recording(directory.joinpath(*parts), *parts[-3:]) for parts in fitting]
     top = {parts[0] for parts in files if len(parts) > 1}
-    is_parted = bool(top) and {name.lower() for name in top} <= PARTS
-    if len(top) == 1 and ((any(len(parts) > 2 for parts in files) and not is_parted) or top <= WRAPPERS):
+    lowered = {name.lower() for name in top}
+    is_parted = bool(top) and lowered <= PARTS
+    if len(top) == 1 and ((any(len(parts) > 2 for parts in files) and not is_parted) or lowered <= WRAPPERS):
         wrapper = top.pop()  # a lone folder is no speaker
         layout, recordings = _by_folders(directory / wrapper, [parts[1:] for parts in files if len(parts) > 1])
         return f"{layout} in {wrapper}/", recordings
