@@ -56,15 +56,7 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
     """Return what a run of `experiment` on a finished store will be. Raises SettingError for what cannot work."""
     meta = read_json(store_dir / "meta.json")
     complete = adapt(experiment, DataSummary.from_json(meta["summary"]))
-    if complete.embedding.batch_norm and complete.train.batch_size == complete.train.processes:
-        raise SettingError(f"train.batch_size={complete.train.batch_size}: batch norm needs two utterances at least in "
-                           "each process; make it larger, or set embedding.batch_norm=false")
-    rate = meta["settings"].get("sample_rate", SESSION_RATE)  # the course's log-mels do not say it
-    for item in complete.augment:
-        if rate != SESSION_RATE and lookup("augment", item.name).module in SESSION_MODULES:
-            raise SettingError(f"augment: '{item.name}' imitates rooms and lines at {SESSION_RATE} Hz, and the store "
-                               f"holds {rate} Hz; leave features.sample_rate at {SESSION_RATE} (other audio is "
-                               "resampled), or set augment=[]")
+    _check(complete, meta["settings"].get("sample_rate", SESSION_RATE))  # the course's log-mels do not say it
     content = {}
     if complete.train.pseudo_labels:
         path = _find_pseudo_labels(complete.train.pseudo_labels, competition)
@@ -75,6 +67,18 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
         settings.pop("features", None)
     content |= {"stage": "train", "version": VERSION, "store": meta["digest"], "settings": settings}
     return Plan(competition, complete, store_dir, digest(content))
+
+
+def _check(complete: Experiment, sample_rate: int) -> None:
+    """Raise SettingError where a model of speakers cannot be trained so on audio of this rate."""
+    if complete.embedding.batch_norm and complete.train.batch_size == complete.train.processes:
+        raise SettingError(f"train.batch_size={complete.train.batch_size}: batch norm needs two utterances at least in "
+                           "each process; make it larger, or set embedding.batch_norm=false")
+    for item in complete.augment:
+        if sample_rate != SESSION_RATE and lookup("augment", item.name).module in SESSION_MODULES:
+            raise SettingError(f"augment: '{item.name}' imitates rooms and lines at {SESSION_RATE} Hz, and the store "
+                               f"holds {sample_rate} Hz; leave features.sample_rate at {SESSION_RATE} (other audio is "
+                               "resampled), or set augment=[]")
 
 
 def find_run(name: str) -> Path:

@@ -72,12 +72,10 @@ class Reader:
                     data = file.readall()
                 else:  # torch wants an array that could be written to
                     data = bytearray(status.st_size)
-                    place = memoryview(data)
-                    while place and (count := file.readinto(place)):  # at most 2 GB at once
-                        place = place[count:]
-                    missing = len(place)
-                    place.release()
-                    del data[len(data) - missing :]
+                    num_read = 0
+                    while count := file.readinto(memoryview(data)[num_read:]):  # at most 2 GB at once
+                        num_read += count
+                    del data[num_read:]
         except OSError as error:
             raise InputError(f"{full_path}: {error.strerror}; make it readable, or fetch the data again") from error
         if stamp(status) != self.stamps[path] or len(data) != status.st_size:

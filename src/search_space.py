@@ -299,11 +299,11 @@ def fitting(kind: str, sample_rate: int = SESSION_RATE) -> list[Choice | Range]:
         slot, _, rest = dimension.key.partition(".")
         if dimension.kinds and kind not in dimension.kinds:
             continue
-        if slot == "augment" and not FITS[kind] & set(lookup("augment", rest.partition(".")[0]).kinds):
-            continue
-        if slot == "augment" and sample_rate != SESSION_RATE and lookup(
-                "augment", rest.partition(".")[0]).module in SESSION_MODULES:
-            continue
+        if slot == "augment":
+            augmentation = lookup("augment", rest.partition(".")[0])
+            is_heard = sample_rate == SESSION_RATE or augmentation.module not in SESSION_MODULES
+            if not is_heard or not FITS[kind] & set(augmentation.kinds):
+                continue
         if dimension.key == "encoder":
             takes = {"frames", "waveform"} if kind == "waveform" else {"frames"}
             dimension = dataclasses.replace(

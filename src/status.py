@@ -232,8 +232,8 @@ def _shown(found: dict[str, list]) -> str:
         return "" if value is None else f"valid {value:.4f}"
 
     def progress(run: RunStatus) -> str:
-        whole = f"{run.steps:,}" if run.steps else ""  # of bert_nli not known before it ends
-        at = f"step {run.step:,}" + f" of {whole}" * bool(whole) if run.step else f"{whole} steps" if whole else ""
+        of = f" of {run.steps:,}" if run.steps else ""  # of bert_nli not known before it ends
+        at = f"step {run.step:,}{of}" if run.step else f"{run.steps:,} steps" if run.steps else ""
         return ", ".join(filter(None, (f"{run.num_folds_done} of {run.num_folds} folds" * bool(run.num_folds), at)))
 
     def number_of_runs(number: int) -> str:

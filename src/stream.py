@@ -86,13 +86,13 @@ def submit(options: argparse.Namespace) -> None:
     competition = open_competition(options.data or find_folder(directory.parent.name))
     if not competition.has_test:
         raise SettingError(f"submit: {competition.name} has no test part, so there is nothing to submit")
-    name = options.name or directory.name
-    if not directory.name.startswith("ensemble-"):
-        name = options.name or directory.name.rpartition("-")[0]  # the experiment's, as `run` calls it
+    name = directory.name
+    if not name.startswith("ensemble-"):
+        name = name.rpartition("-")[0]  # the experiment's, as `run` calls it
         directory = _ensemble([directory])
     store_dir = store_of(directory)
     out = _out(options)
-    _write(competition, store_dir, directory, out, name)
+    _write(competition, store_dir, directory, out, options.name or name)
     run_ids = [*read_json(directory / "result.json")["members"]]
     run_id = run_ids[0] if len(run_ids) == 1 else f"{competition.name}/{directory.name}"
     _local_score(competition, out, run_id)
