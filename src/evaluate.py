@@ -1,14 +1,21 @@
 """Logits of whole utterances, in masked batches by length: how validation and the test set are seen."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from src.allocator import keep_large_blocks
+from src.batch import Batch
 from src.config import Infer, Train
 from src.model import SpeakerModel
 from src.store import Store
+
+BATCHES_AT_ONCE = 2  # on a CPU: while one reads or compiles on one processor, the other one keeps the rest busy
 
 
 def autocast(train: Train) -> torch.autocast:
@@ -28,23 +35,34 @@ def predict(model: SpeakerModel, store: Store, rows: np.ndarray, train: Train, i
     if len(rows) == 0:
         return np.empty((0, model.num_speakers), np.float32)
     unit = store.hop_length if store.kind == "waveform" else 1  # samples or frames of the store a frame of the model
-    order, logits = [], []
-    for batch_rows, batch in store.batches(rows, infer.frame_budget * unit):
-        batch = batch.to(train.device)
-        order.append(batch_rows)
-        logits.append(_forward(model, batch.inputs, batch.lengths, train))
-    logits = torch.cat(logits)
-    position = {row: i for i, row in enumerate(np.concatenate(order).tolist())}
+    parts = store.parts(rows, infer.frame_budget * unit)
+    logits = _logits(model, [partial(store.whole, part) for part in parts], train)
+    position = {row: i for i, row in enumerate(np.concatenate(parts).tolist())}
     restored = logits[[position[row] for row in rows.tolist()]]
     if infer.crops:
         restored = _with_crops(model, store, rows, restored, train, infer, unit)
     return restored.cpu().numpy()
 
 
-def _forward(model: SpeakerModel, inputs: Tensor, lengths: Tensor | None, train: Train) -> Tensor:
-    frames, lengths = model.extract(inputs, lengths)
-    with autocast(train):
-        return model(frames, lengths).float()
+def _logits(model: SpeakerModel, reads: list[Callable[[], Batch]], train: Train) -> Tensor:
+    """Return the logits of batches in their order; on a CPU BATCHES_AT_ONCE of them share the threads."""
+
+    @torch.inference_mode()
+    def forward(read: Callable[[], Batch]) -> Tensor:
+        batch = read().to(train.device)
+        frames, lengths = model.extract(batch.inputs, batch.lengths)
+        with autocast(train):
+            return model(frames, lengths).float()
+
+    threads = torch.get_num_threads()
+    if train.device != "cpu" or threads < BATCHES_AT_ONCE or len(reads) == 1:
+        return torch.cat([forward(read) for read in reads])
+    each = threads // BATCHES_AT_ONCE
+    try:
+        with ThreadPoolExecutor(BATCHES_AT_ONCE, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+            return torch.cat(list(pool.map(forward, reads)))
+    finally:
+        torch.set_num_threads(threads)  # of threads to come, which take the number that was set last
 
 
 def _with_crops(model: SpeakerModel, store: Store, rows: np.ndarray, whole: Tensor, train: Train, infer: Infer,
@@ -55,10 +73,7 @@ def _with_crops(model: SpeakerModel, store: Store, rows: np.ndarray, whole: Tens
     per_batch = max(1, infer.frame_budget // train.crop_frames)
     for k in range(infer.crops):
         starts = (slack * k // max(1, infer.crops - 1)).astype(np.int64)
-        parts = []
-        for i in range(0, len(rows), per_batch):
-            batch = store.crops(rows[i : i + per_batch], starts[i : i + per_batch], size).to(train.device)
-            parts.append(_forward(model, batch.inputs, batch.lengths, train))
-        total = total + F.log_softmax(torch.cat(parts), 1)
+        reads = [partial(store.crops, rows[i : i + per_batch], starts[i : i + per_batch], size)
+                 for i in range(0, len(rows), per_batch)]
+        total = total + F.log_softmax(_logits(model, reads, train), 1)
     return total / (1 + infer.crops)
-

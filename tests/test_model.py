@@ -3,17 +3,22 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from src import experiments
 from src.adapt import DataSummary, adapt
 from src.config import override, part
 from src.encoders import layers
 from src.errors import InputError
+from src.evaluate import predict
 from src.model import SpeakerModel, load_model, save_model
+from src.store import Store
 
 SMALL = {"encoder": part("transformer", d_model=16, num_heads=2, feed_forward_dim=32), "frontend.mean_norm": True,
          "embedding.dim": 12, "embedding.batch_norm": True, "pooling": "attentive_statistics"}
@@ -24,6 +29,45 @@ def make(kind="logmel", **changes):
     experiment = adapt(override(experiments.get("course"), {**SMALL, **changes}), summary)
     torch.manual_seed(0)
     return SpeakerModel(experiment, kind, 40 if kind == "logmel" else 0, 7).eval(), experiment
+
+
+@pytest.mark.parametrize("crops", [0, 3])
+@pytest.mark.parametrize("kind", ["logmel", "waveform"])
+def test_predictions_are_those_of_each_utterance_alone_whatever_runs_side_by_side(kind, crops, monkeypatch):
+    """Also what `infer.crops` averages, and that the threads are as they were."""
+    model, experiment = make(kind, **{"features.store": "waveform"} if kind == "waveform" else {})
+    unit, dim = (160, ()) if kind == "waveform" else (1, (40,))
+    num_frames = np.array([90, 31, 57, 8, 130, 64, 31]) * unit
+    flat = torch.randn(int(num_frames.sum()), *dim)
+    flat = (flat * 3000).short() if kind == "waveform" else flat.half()
+    store = Store(Path(), "", kind, 40 if dim else 0, tuple("abcdefg"), {"hop_length": 160}, [""] * 7, np.full(7, -1),
+                  [""] * 7, [""] * 7, np.arange(0), np.arange(7), np.cumsum(num_frames) - num_frames, num_frames,
+                  flat.numpy(), flat)
+    experiment = override(experiment, {"infer.crops": crops, "infer.frame_budget": 200, "train.crop_frames": 32,
+                                       "train.precision": "float32", "train.device": "cpu"})
+    rows, threads, found = np.array([4, 0, 6, 3, 2, 5, 1]), torch.get_num_threads(), {}
+    order, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda *args: (order.append(threading.get_ident()), forward(*args))[1])
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        try:
+            found[count] = predict(model, store, rows, experiment.train, experiment.infer)
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(threads)
+        assert (set(order) == {threading.get_ident()}) == (count == 1)
+        order.clear()
+    np.testing.assert_array_equal(found[1], found[2])
+    np.testing.assert_allclose(found[1], found[5], rtol=1e-5, atol=1e-5)
+    for row, logits in zip(rows, found[1]):
+        item = store.utterances([row]).inputs
+        size = min(32 * unit, item.shape[1])
+        starts = [(item.shape[1] - size) * i // 2 for i in range(3)] if crops else []
+        with torch.inference_mode():
+            alone = [forward(*model.extract(piece, None))
+                     for piece in (item, *(item[:, start : start + size] for start in starts))]
+        expected = torch.stack([each.log_softmax(1) for each in alone]).mean(0) if crops else alone[0]
+        np.testing.assert_allclose(logits, expected[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_padded_waveform_batch_gives_each_utterance_alone():
@@ -107,30 +151,57 @@ def test_a_checkpoint_with_code_a_torn_and_a_foreign_one_are_refused(tmp_path, m
 
 @pytest.mark.parametrize("scale", [1.0, 50.0, 400.0], ids=lambda scale: f"scores_x{scale:g}")  # e^x ends at x = 88
 @pytest.mark.parametrize("block", [1, 100, 700, 10**9])
+@pytest.mark.parametrize("per_frame", [1, 3], ids=lambda per_frame: f"{per_frame}_queries_a_frame")
 @pytest.mark.parametrize("lengths", [None, [33, 33, 7, 2, 1], [3, 33, 1, 32, 5]])
-def test_attention_in_blocks_equals_the_whole(block, lengths, scale, monkeypatch):
+def test_attention_in_blocks_equals_the_whole(block, lengths, per_frame, scale, monkeypatch):
     monkeypatch.setattr(layers, "ATTENTION_BLOCK", block)
-    query, key, value = torch.randn(3, 5, 2, 33, 8)
-    query, sizes = query * scale, lengths or [33] * 5
+    key, value = torch.randn(2, 5, 2, 33, 8)
+    query, sizes = torch.randn(5, 2, 33 * per_frame, 8) * scale, lengths or [33] * 5
     for i, size in enumerate(sizes):  # leftovers in the padding, as a layer before makes them
         value[i, :, size:] = torch.nan
     with torch.inference_mode():
         attended = layers.attend_in_blocks(query, key, value, torch.tensor(lengths) if lengths else None)
     for i, size in enumerate(sizes):
-        weights = torch.softmax(query[i, :, :size] @ key[i, :, :size].transpose(1, 2) / 8**0.5, 2)
-        torch.testing.assert_close(attended[i, :, :size], weights @ value[i, :, :size], rtol=1e-5, atol=1e-5 * scale)
-    with torch.inference_mode():  # and it is what inference in bfloat16 runs
-        calls = []
-        monkeypatch.setattr(layers, "attend_in_blocks", lambda *args: calls.append(args))
-        layers.attend(query, key, value, None)
-        layers.attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), None)
-    assert len(calls) == 1
+        asking = query[i, :, : size * per_frame]
+        weights = torch.softmax(asking @ key[i, :, :size].transpose(1, 2) / 8**0.5, 2)
+        torch.testing.assert_close(attended[i, :, : size * per_frame], weights @ value[i, :, :size],
+                                   rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_attention_in_blocks_is_what_inference_in_bfloat16_runs_without_matrix_units(monkeypatch):
+    calls, (query, key, value) = [], torch.randn(3, 5, 2, 33, 8)
+    monkeypatch.setattr(layers, "attend_in_blocks", lambda *args: calls.append(args))
+    for has_matrix_units, most in ((True, 0), (False, 1)):
+        monkeypatch.setattr(layers, "has_matrix_units", lambda found=has_matrix_units: found)
+        with torch.inference_mode():
+            layers.attend(query, key, value, None)
+            layers.attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), None)
+            layers.attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), None, per_frame=0)
+        assert len(calls) == most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_linear_layer_and_its_relu_are_one_only_where_no_gradient_is_asked_for(dtype):
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16")
+    layer, frames = layers.Linear(5, 7), torch.randn(3, 11, 5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        expected = torch.relu(F.linear(frames, layer.weight, layer.bias))
+        trained = layers.linear_relu(frames, layer.weight, layer.bias)
+        with torch.inference_mode():
+            fused = layers.linear_relu(frames, layer.weight, layer.bias)
+    assert trained.requires_grad
+    assert fused.is_contiguous()
+    assert fused.dtype == trained.dtype == dtype
+    torch.testing.assert_close(trained, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+    torch.testing.assert_close(fused, trained.detach(), rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
 
 
 def test_a_bfloat16_depthwise_convolution_returns():
     """Shapes at which oneDNN's own never does on two threads, in a process that can be stopped."""
     code = """
 import torch
+from torch.nn import functional as F
 from src.encoders.layers import Conv1d
 torch.set_num_threads(2)
 for batch, frames, channels, kernel in ((29, 538, 144, 31), (29, 540, 144, 15), (11, 584, 80, 31), (1, 1190, 144, 15)):
@@ -140,5 +211,22 @@ for batch, frames, channels, kernel in ((29, 538, 144, 31), (29, 540, 144, 15), 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         mixed = convolution(values.bfloat16())
     assert mixed.dtype == torch.bfloat16 and torch.allclose(mixed.float(), plain, atol=0.03)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).parents[1])
+
+
+def test_a_residual_network_of_eight_channels_trains():
+    """In which oneDNN's own strided convolutions end the process, on two threads of a processor with AVX-512."""
+    code = """
+import torch
+from src.config import part
+from src.parts import build
+torch.set_num_threads(2)
+torch.manual_seed(0)
+encoder = build("encoder", part("resnet34", base_channels=8), 12)
+for _ in range(20):
+    frames = torch.randn(3, 20, 12, requires_grad=True)
+    encoder(frames, None)[0].square().sum().backward()
+    assert frames.grad.isfinite().all()
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(__file__).parents[1])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from src import masking
 from src.config import part
-from src.encoders import transformer
+from src.encoders import layers, transformer
 from src.encoders.campplus import segment_mean
 from src.encoders.layers import Conv1d, Dropout, Linear, attend, banded_product
 from src.encoders.transformer import TransformerLayer
@@ -207,8 +207,10 @@ def test_transformer_layer_equals_torch(norm_first):
         torch.testing.assert_close(row, expected[index, :length], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("matrix_units", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"num_layers": 3}, {"num_heads": 1}], ids=str)
-def test_the_first_layer_folded_for_inference_gives_what_it_gives_in_training(settings, monkeypatch):
+def test_the_first_layer_folded_for_inference_gives_what_it_gives_in_training(settings, matrix_units, monkeypatch):
+    monkeypatch.setattr(layers, "has_matrix_units", lambda: matrix_units)  # in bfloat16 attention has a way for each
     torch.manual_seed(0)
     encoder = shake(build("encoder", part("transformer", **settings), 40)).eval()
     frames, lengths = 3.0 * torch.randn(4, 50, 40) - 8.0, torch.tensor([50, 33, 50, 1])  # as log-mels lie

@@ -96,6 +96,8 @@ def test_batches_hold_every_row_once_within_the_budget(store):
                 np.testing.assert_array_equal(batch.inputs[i, : len(wanted)], wanted)
                 assert not batch.inputs[i, len(wanted) :].any()
                 assert (batch.inputs.shape[1] if batch.lengths is None else batch.lengths[i]) == len(wanted)
+            longest_here = store.num_frames[batch_rows].max()
+            assert batch.inputs.shape[1] == (longest_here if store.kind == "waveform" else -(-longest_here // 16) * 16)
             seen += batch_rows.tolist()
         assert sorted(seen) == list(range(len(rows)))
     assert list(store.batches([], 100)) == []

@@ -8,6 +8,7 @@ attention are torch's own.
 """
 
 import contextlib
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,25 @@ def linear(frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if frames.device.type != "cpu" or frames.dim() != 3 or torch.compiler.is_compiling():
         return F.linear(frames, weight, bias)
     return F.conv2d(frames.transpose(1, 2).unsqueeze(2), weight[:, :, None, None], bias).squeeze(2).transpose(1, 2)
+
+
+def linear_relu(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what relu leaves of `linear`'s: in inference on a CPU by one of oneDNN's, which writes it only once."""
+    is_fused = frames.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else frames.dtype
+    if not is_fused or not _fuses(dtype):
+        return F.relu(linear(frames, weight, bias), inplace=not torch.is_grad_enabled())
+    picture, weight, bias = frames.transpose(1, 2).unsqueeze(2).to(dtype), weight.to(dtype), bias.to(dtype)
+    fused = torch.ops.mkldnn._convolution_pointwise(picture, weight[:, :, None, None], bias, [0, 0], [1, 1], [1, 1], 1,
+                                                    "relu", [], "")
+    return fused.squeeze(2).transpose(1, 2)
+
+
+@functools.cache
+def _fuses(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN has what torch.compile too calls for a convolution and its activation."""
+    return torch.backends.mkldnn.is_available() and (
+        dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 class Linear(nn.Linear):
@@ -127,7 +147,10 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the convolution of maps (B, C, T, F), whose padding in time is taken as silence."""
-        return super().forward(zero_padding(maps.transpose(1, 2), lengths).transpose(1, 2))
+        maps = zero_padding(maps.transpose(1, 2), lengths).transpose(1, 2)
+        if self.kernel_size == (1, 1):  # oneDNN's gradient of a strided one of 8 channels writes where it may not
+            return F.conv2d(maps[:, :, :: self.stride[0], :: self.stride[1]], self.weight)
+        return super().forward(maps)
 
 
 class ResidualBlock2d(nn.Module):
@@ -152,17 +175,19 @@ class ResidualBlock2d(nn.Module):
         return F.relu(hidden + maps, inplace=True)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, dropout_p: float = 0.0) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, dropout_p: float = 0.0,
+           per_frame: int = 1) -> Tensor:
     """Return scaled dot-product attention of (B, heads, T, dim) tensors to valid frames (Vaswani et al., 2017).
 
-    lengths: of keys and values, which may have another T than the queries.
-    torch's fused CPU kernel is slow in bfloat16, and its dropout everywhere: a CPU training step writes the product
-    out (4 times as fast at T = 128), and so, block by block, does self-attention's inference in bfloat16.
-    Elsewhere the fused kernel runs, which never holds the (T, T) weights.
+    lengths: of keys and values. per_frame: so many queries, one behind the other, belong to each frame of the keys, and
+    what they find in padding may be anything; 0 where the queries are another sequence, of another T.
+    torch's fused CPU kernel is slow in bfloat16 but for matrix units (AMX), and its dropout everywhere: a CPU training
+    step writes the product out (4 times as fast at T = 128), and so, block by block, does self-attention's inference
+    in bfloat16 without such units. Elsewhere the fused kernel runs, which never holds the (T, T) weights.
     """
     is_written_out = query.device.type == "cpu" and not torch.compiler.is_compiling()
     is_inferring = is_written_out and not torch.is_grad_enabled()
-    if is_inferring and query.dtype == torch.bfloat16 and query.shape == key.shape:
+    if is_inferring and query.dtype == torch.bfloat16 and per_frame and not has_matrix_units():
         return attend_in_blocks(query, key, value, lengths)
     mask = valid_mask(lengths, key.shape[2])
     mask = mask if mask is None else mask[:, None, None]
@@ -174,8 +199,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, dr
     return dropout(scores.softmax(3), dropout_p, True) @ value
 
 
+@functools.cache
+def has_matrix_units() -> bool:
+    """Return whether this processor multiplies tiles of bfloat16 (AMX)."""
+    return torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
 def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return what `attend` returns for as many queries as keys, without dropout.
+    """Return what `attend` returns for one query or more a frame of the keys, without dropout.
 
     It holds at most ATTENTION_BLOCK weights, which stay in the cache. A block is some items of the batch, cut behind
     their longest, or some frames of a long one; sizes are rounded up to BLOCK_FRAMES, for oneDNN compiles each new
@@ -184,22 +215,24 @@ def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor 
     scores beyond 69, the fused kernel does it all again. Keys lie transposed in memory: their product is then a
     quarter faster.
     """
-    batch, heads, num_frames, dim = query.shape
+    (batch, heads, num_frames, dim), per_frame = key.shape, query.shape[2] // key.shape[2]
     sizes = lengths.tolist() if lengths is not None else [num_frames] * batch
     values = value.new_ones(batch, heads, num_frames, -(-(dim + 1) // COLUMNS) * COLUMNS)
     values[..., :dim] = value
     zero_padding_(values.transpose(1, 2), lengths)
     rows = batch * heads  # an item's heads one after the other, so that a product takes them as one batch
-    queries, keys = query.reshape(rows, num_frames, dim), key.transpose(2, 3).reshape(rows, dim, num_frames)
-    values, attended = values.flatten(0, 1), torch.ones_like(values).flatten(0, 1)
-    per_block = max(1, ATTENTION_BLOCK // (heads * num_frames**2))
+    queries, keys = query.reshape(rows, -1, dim), key.transpose(2, 3).reshape(rows, dim, num_frames)
+    values = values.flatten(0, 1)
+    attended = values.new_ones(*queries.shape[:2], values.shape[2])
+    per_block = max(1, ATTENTION_BLOCK // (heads * num_frames * queries.shape[1]))
     for first in range(0, batch, per_block):
         own = sizes[first : first + per_block]
         block = slice(first * heads, (first + len(own)) * heads)
         longest = min(-(-max(own) // BLOCK_FRAMES) * BLOCK_FRAMES, num_frames)
-        step = max(1, ATTENTION_BLOCK // (heads * longest)) if len(own) == 1 else longest
-        for begin in range(0, longest, step):
-            frames = slice(begin, min(begin + step, longest))
+        num_queries = longest * per_frame
+        step = max(1, ATTENTION_BLOCK // (heads * longest)) if len(own) == 1 else num_queries
+        for begin in range(0, num_queries, step):
+            frames = slice(begin, min(begin + step, num_queries))
             asking = queries[block, frames]
             weights = asking.new_empty(*asking.shape[:2], longest)
             torch.baddbmm(weights, asking, keys[block, :, :longest], beta=0, alpha=dim**-0.5, out=weights)
@@ -210,7 +243,7 @@ def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor 
         return attended[..., :dim] / sums
     mask = valid_mask(lengths, num_frames)
     mask = mask if mask is None else mask[:, None, None]
-    return F.scaled_dot_product_attention(query, key, values.view_as(attended)[..., :dim], mask)
+    return F.scaled_dot_product_attention(query, key, values.unflatten(0, (batch, heads))[..., :dim], mask)
 
 
 class SelfAttention(nn.Module):

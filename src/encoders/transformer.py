@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.encoders.layers import Dropout, Linear, SelfAttention, attend, linear
+from src.encoders.layers import Dropout, Linear, SelfAttention, attend, linear, linear_relu
 from src.masking import zero_padding
 
 
@@ -36,7 +36,7 @@ class TransformerLayer(nn.Module):
         return self.norm2(frames + self._feed_forward(frames))
 
     def _feed_forward(self, frames: Tensor) -> Tensor:
-        hidden = F.relu(self.linear1(frames), inplace=not torch.is_grad_enabled())
+        hidden = linear_relu(frames, self.linear1.weight, self.linear1.bias)
         return self.dropout(self.linear2(self.dropout(hidden)))
 
 
@@ -49,6 +49,7 @@ def project_and_attend(features: Tensor, lengths: Tensor | None, prenet: Linear,
     in place of 28,800, beside those of the weights. What all scores of a query share falls out of their softmax;
     features less their mean keep the rest small.
     """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
     with torch.autocast("cpu", enabled=False):
         centre, parts = features.mean((0, 1)), (3, attention.num_heads, -1)
         offset = F.linear(centre, prenet.weight, prenet.bias)
@@ -59,11 +60,12 @@ def project_and_attend(features: Tensor, lengths: Tensor | None, prenet: Linear,
         back = torch.einsum("ohd,hdf->ohf", attention.out_proj.weight.unflatten(1, parts[1:]), value).flatten(1)
         back_weight = torch.cat([back, prenet.weight], 1)
         back_bias = offset + F.linear(given.flatten(), attention.out_proj.weight, attention.out_proj.bias)
-        features = features - centre
-    queries = linear(features, ask_weight, ask_bias).unflatten(2, parts[1:]).transpose(1, 2)
-    keys = features.to(queries.dtype)[:, None].expand_as(queries)
-    attended = attend(queries, keys, keys, lengths).transpose(1, 2).flatten(2)
-    return linear(torch.cat([attended, keys[:, 0]], 2), back_weight, back_bias)
+        features = (features - centre).to(dtype)
+    queries = linear(features, ask_weight, ask_bias).unflatten(2, parts[1:])
+    keys = features[:, None]  # of all heads, whose queries thus can be those of one
+    attended = attend(queries.flatten(1, 2)[:, None], keys, keys, lengths, per_frame=attention.num_heads)
+    attended = attended.view_as(queries).flatten(2)
+    return linear(torch.cat([attended, features], 2), back_weight, back_bias)
 
 
 def sinusoidal_positions(num_frames: int, dim: int, device: torch.device) -> Tensor:

@@ -142,7 +142,7 @@ class CrossAttention(nn.Module):
         """Return frames (B, T', C) that have looked at every valid frame of their own memory."""
         query = self.query_proj(frames).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         key, value = self.memory_proj(memory).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = attend(query, key, value, memory_lengths, self.dropout_p if self.training else 0.0)
+        attended = attend(query, key, value, memory_lengths, self.dropout_p if self.training else 0.0, per_frame=0)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
