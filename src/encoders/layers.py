@@ -62,10 +62,15 @@ def linear(frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(frames.transpose(1, 2).unsqueeze(2), weight[:, :, None, None], bias).squeeze(2).transpose(1, 2)
 
 
+def product_dtype(frames: Tensor) -> torch.dtype:
+    """Return the number type in which a product with `frames` is taken on a CPU here: autocast's, or their own."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else frames.dtype
+
+
 def linear_relu(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return what relu leaves of `linear`'s: in inference on a CPU by one of oneDNN's, which writes it only once."""
+    """Return `relu` of `linear`'s: in inference on a CPU by one operation of oneDNN's, which writes the result once."""
     is_fused = frames.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else frames.dtype
+    dtype = product_dtype(frames)
     if not is_fused or not _fuses(dtype):
         return F.relu(linear(frames, weight, bias), inplace=not torch.is_grad_enabled())
     picture, weight, bias = frames.transpose(1, 2).unsqueeze(2).to(dtype), weight.to(dtype), bias.to(dtype)
@@ -76,7 +81,7 @@ def linear_relu(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @functools.cache
 def _fuses(dtype: torch.dtype) -> bool:
-    """Return whether oneDNN has what torch.compile too calls for a convolution and its activation."""
+    """Return whether oneDNN has the convolution with its activation that torch.compile calls too."""
     return torch.backends.mkldnn.is_available() and (
         dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.encoders.layers import Dropout, Linear, SelfAttention, attend, linear, linear_relu
+from src.encoders.layers import Dropout, Linear, SelfAttention, attend, linear, linear_relu, product_dtype
 from src.masking import zero_padding
 
 
@@ -49,7 +49,7 @@ def project_and_attend(features: Tensor, lengths: Tensor | None, prenet: Linear,
     in place of 28,800, beside those of the weights. What all scores of a query share falls out of their softmax;
     features less their mean keep the rest small.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else features.dtype
+    dtype = product_dtype(features)
     with torch.autocast("cpu", enabled=False):
         centre, parts = features.mean((0, 1)), (3, attention.num_heads, -1)
         offset = F.linear(centre, prenet.weight, prenet.bias)
