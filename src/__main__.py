@@ -5,9 +5,9 @@ import importlib
 import os
 import sys
 
-from src import distributed
-from src.errors import RunError, SettingError, SpeakerIDError
-from src.files import is_disk_full
+from src.base import distributed
+from src.base.errors import RunError, SettingError, SpeakerIDError
+from src.base.files import is_disk_full
 
 # Idle OpenMP threads spin for a moment, not for milliseconds, before they sleep: alone a step takes as long (ECAPA-TDNN
 # 118 ms against 119), beside another busy process half to a fifth of the time. With a tenth of this moment a loop of
@@ -22,21 +22,25 @@ STREAM = {  # stages of the stream, functions of src.stream
     "submit": "stage 4: write the submission of a run or blend",
 }
 BESIDE = {  # stages beside it: module with add_arguments and main
-    "ablate": ("src.ablate", "a ladder of experiments, one technique a rung, at equal steps"),
-    "tune": ("src.tune", "an Optuna search over an experiment's settings; promote its best"),
-    "make-competition": ("src.make_competition", "a corpus of speaker folders as a closed competition with a solution"),
-    "predict": ("src.predict", "who speaks in new recordings, with calibrated probabilities"),
-    "open-set": ("src.open_set", "measure predict's threshold for \"none of them\" and its two error rates"),
-    "export": ("src.export", "a run as one ONNX file, checked against its models"),
-    "pretrain": ("src.pretrain", "wav2vec 2.0 without labels: an encoder file that train starts from"),
-    "ctc": ("src.train_ctc", "speech to characters: an encoder trained by CTC on transcripts"),
-    "report": ("src.report", "a run's page: curves, confusions, reliability, speakers, neighbours in the ledger"),
-    "status": ("src.status", "what is cached, trained and running, with sizes; --prune removes what nothing needs"),
-    "head_importance": ("src.head_importance", "how much each attention head of a finished run matters, as a picture"),
-    "bert_nli": ("src.bert_nli", "BERT on labelled sentence pairs under the five fine-tuning regimes"),
-    "conditions": ("src.conditions", "a run's accuracy on held-out utterances as other sessions would give them"),
-    "bench": ("src.bench", "throughput and memory of each stage on this machine"),
-    "ledger": ("src.ledger", "the ablation ledger: table, plot, scores"),
+    "ablate": ("src.search.ablate", "a ladder of experiments, one technique a rung, at equal steps"),
+    "tune": ("src.search.tune", "an Optuna search over an experiment's settings; promote its best"),
+    "make-competition": ("src.apps.make_competition.command",
+                         "a corpus of speaker folders as a closed competition with a solution"),
+    "predict": ("src.apps.predict.command", "who speaks in new recordings, with calibrated probabilities"),
+    "open-set": ("src.apps.open_set", "measure predict's threshold for \"none of them\" and its two error rates"),
+    "export": ("src.apps.export.command", "a run as one ONNX file, checked against its models"),
+    "pretrain": ("src.apps.pretrain.command", "wav2vec 2.0 without labels: an encoder file that train starts from"),
+    "ctc": ("src.apps.ctc.command", "speech to characters: an encoder trained by CTC on transcripts"),
+    "report": ("src.apps.report.command",
+               "a run's page: curves, confusions, reliability, speakers, neighbours in the ledger"),
+    "status": ("src.apps.status.command",
+               "what is cached, trained and running, with sizes; --prune removes what nothing needs"),
+    "head_importance": ("src.apps.head_importance",
+                        "how much each attention head of a finished run matters, as a picture"),
+    "bert_nli": ("src.apps.bert_nli.command", "BERT on labelled sentence pairs under the five fine-tuning regimes"),
+    "conditions": ("src.apps.conditions", "a run's accuracy on held-out utterances as other sessions would give them"),
+    "bench": ("src.apps.bench.command", "throughput and memory of each stage on this machine"),
+    "ledger": ("src.ledger.command", "the ablation ledger: table, plot, scores"),
 }
 SHARED = ("train", "ablate")  # what may run in several processes at once
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from src import prior
-from src.errors import SettingError
-from src.files import write_json
-from src.ledger_row import timestamp
-from src.logits import accuracy, log_softmax, read_logits, save_logits
-from src.plan import ClassCounts, blend_digest, ensemble_dir, read_result
-from src.pseudo_labels import save_pseudo_labels
+from src.base.errors import SettingError
+from src.base.files import write_json
+from src.base.text import timestamp
+from src.runs import even_classes as prior
+from src.runs.folder import read_result
+from src.runs.logits import accuracy, log_softmax, read_logits, save_logits
+from src.runs.plan import ClassCounts, blend_digest, ensemble_dir
+from src.runs.pseudo_labels import save_pseudo_labels
 
 CROSS_FIT_PARTS = 5
 

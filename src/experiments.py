@@ -6,8 +6,8 @@ To ask a new question add one line to EXPERIMENTS: (parent, hypothesis, {dotted 
 from pathlib import Path
 from typing import Any
 
-from src.config import Experiment, Infer, Optim, Train, from_json, override, part
-from src.errors import InputError, SettingError, nearest
+from src.base.errors import InputError, SettingError, nearest
+from src.settings.config import Experiment, Infer, Optim, Train, from_json, override, part
 
 # The course's sample: one post-norm Transformer layer on random 128-frame crops, mean pooling, an MLP head. Its 70,000
 # steps are for 56,666 utterances; 8,000 are enough for a few thousand (--set train.steps=70000 for the course's own).

@@ -11,18 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src import distributed, experiments, ledger
-from src.adapt import check_limits
-from src.competition import Competition, find_folder, open_competition
-from src.config import Experiment, override, parse_assignments
-from src.errors import RunError, SettingError
-from src.files import lock, read_json
-from src.ledger_row import make_blend_row
-from src.parts import complete_experiment
-from src.plan import ClassCounts, Plan, ensemble_dir, find_run, make_plan, store_of
-from src.preprocess import find_store
-from src.record import train_and_record
-from src.workspace import use_smoke_workspace, workspace_dir
+from src import experiments
+from src.base import distributed
+from src.base.errors import RunError, SettingError
+from src.base.files import lock, read_json
+from src.base.workspace import use_smoke_workspace, workspace_dir
+from src.competition.open import Competition, find_folder, open_competition
+from src.ledger import file as ledger
+from src.ledger.row import make_blend_row
+from src.preprocess import preprocess as build_store
+from src.runs.folder import find_run, store_of
+from src.runs.plan import ClassCounts, Plan, ensemble_dir, make_plan
+from src.settings.auto import check_limits
+from src.settings.config import Experiment, override, parse_assignments
+from src.settings.parts import complete_experiment
+from src.store.find import find_store
+from src.train import train_and_record
 
 
 def run(options: argparse.Namespace) -> None:
@@ -33,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     competition, experiment = _setting(options)
     with lock(workspace_dir() / "data" / f".{competition.name}.lock",
               f"another run on {competition.name} is under way in this checkout; waiting for it"):
-        store_dir = _preprocess(competition, experiment)
+        store_dir = build_store(competition, experiment.features)
         plan, result = _train(competition, store_dir, experiment, options)
         blend_dir = _ensemble([plan.directory])
         blended = read_json(blend_dir / "result.json")
@@ -52,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 def preprocess(options: argparse.Namespace) -> None:
     """Stage 1 alone."""
     competition, experiment = _setting(options)
-    _preprocess(competition, experiment)
+    build_store(competition, experiment.features)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -97,7 +101,7 @@ def submit(options: argparse.Namespace) -> None:
     run_id = run_ids[0] if len(run_ids) == 1 else f"{competition.name}/{directory.name}"
     _local_score(competition, out, run_id)
     if options.kaggle:
-        from src import kaggle
+        from src.ledger import kaggle
 
         print(kaggle.submit(options.kaggle, out, run_id))  # by which `ledger sync` finds its row
 
@@ -120,17 +124,6 @@ def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
     if options.smoke:
         experiment = experiments.smoke(experiment)
     return open_competition(options.data), experiment
-
-
-def _preprocess(competition: Competition, experiment: Experiment) -> Path:
-    store_dir = find_store(competition, experiment.features)
-    if store_dir:
-        print(f"[1/4] preprocess: {store_dir.name} is there, skipped")
-        return store_dir
-    from src.preprocess import preprocess as build_store
-
-    print(f"[1/4] preprocess: {competition.name}, {competition.kind} input")
-    return build_store(competition, experiment.features)
 
 
 def _require_store(competition: Competition, experiment: Experiment) -> Path:
@@ -168,7 +161,7 @@ def _ensemble(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
         print(f"[3/4] ensemble: {directory.name} is there, skipped")
         return directory
     from src.ensemble import blend
-    from src.store import Store
+    from src.store.store import Store
 
     print("[3/4] ensemble:")
     return blend(run_dirs, Store.open(store_of(run_dirs[0])).labels, classes)
@@ -186,7 +179,7 @@ def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Pl
 
 
 def _write(competition: Competition, store_dir: Path, blend_dir: Path, out: Path, name: str) -> None:
-    from src.store import Store
+    from src.store.store import Store
     from src.submit import write_submission
 
     kept = write_submission(competition, Store.open(store_dir), blend_dir, out, name)

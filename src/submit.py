@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from src.competition import Competition
-from src.errors import InputError, RunError
-from src.files import atomic_open
-from src.logits import read_logits
-from src.tables import read_csv, shown, some
-from src.workspace import submissions_dir
+from src.base.errors import InputError, RunError
+from src.base.files import atomic_open
+from src.base.tables import read_csv
+from src.base.text import shown, some
+from src.base.workspace import submissions_dir
+from src.competition.open import Competition
+from src.runs.logits import read_logits
 
 if TYPE_CHECKING:
-    from src.store import Store
+    from src.store.store import Store
 
 HEADER = ["Id", "Category"]
 HALVES = ("Public", "Private")

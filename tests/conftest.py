@@ -1,16 +1,15 @@
 """Tiny competitions of the three kinds, written into tmp_path, and a workspace of their own for what tests write."""
 
-import csv
 import hashlib
 import json
 import os
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
-SPEAKERS = ("anna", "bert", "carl")
+from tests.support.competitions import SPEAKERS, voice, write_audio, write_table
+
 # Folds are trained in the process of the test, which can look in, and without the seconds that another one takes to
 # start; tests of folds side by side remove the variable.
 os.environ["SPEAKER_ID_FOLDS_AT_ONCE"] = "1"
@@ -21,20 +20,6 @@ def workspace(tmp_path, monkeypatch):
     """Send everything that is written to tmp_path, and return it."""
     monkeypatch.setenv("SPEAKER_ID_WORKSPACE", str(tmp_path))
     return tmp_path
-
-
-def write_table(path, rows):
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-def voice(speaker, take, seconds, rate=16000):
-    """Return a waveform (num_samples,): harmonics of the speaker's own pitch and a little noise."""
-    rng = np.random.default_rng([speaker, take])
-    time_s = np.arange(int(seconds * rate)) / rate
-    pitch = 110 * 1.5**speaker * rng.uniform(0.97, 1.03)
-    waveform = sum(np.sin(2 * np.pi * pitch * k * time_s + rng.uniform(0, 6)) / k for k in range(1, 8))
-    return (0.1 * waveform + 0.005 * rng.standard_normal(len(time_s))).astype(np.float32)
 
 
 @pytest.fixture
@@ -88,9 +73,3 @@ def audio_dir(tmp_path):
     rows = [(f"t{i}.wav", "anna") for i in (2, 0, 3, 1)]
     write_table(directory / "sample_submission.csv", [("Id", "Category"), *rows])
     return directory
-
-
-def write_audio(path, waveform, rate=16000):
-    """Write a waveform in the format that the ending names."""
-    format_, subtype = {".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS")}.get(path.suffix, (None, None))
-    soundfile.write(path, waveform, rate, format=format_, subtype=subtype)

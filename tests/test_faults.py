@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SPEAKERS, voice, write_audio
+from tests.support.competitions import SPEAKERS, voice, write_audio
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--experiment", "course", "--set", "train.steps=40", "--set", "train.valid_every=5", "--set", "folds=2",

@@ -12,10 +12,38 @@ from src.__main__ import BESIDE
 
 SRC = Path(__file__).parent.parent / "src"
 MODULES = {".".join(p.relative_to(SRC).with_suffix("").parts): p for p in SRC.rglob("*.py") if p.name != "__init__.py"}
-FOUNDATION = {"errors", "files", "workspace", "config", "batch"}
-PARTS = {name for name in MODULES if name.startswith("encoders.")} | {"pooling", "heads"}  # encoders.layers is shared
-STAGES = {"preprocess", "train", "ensemble", "submit"}
+STREAM = {"preprocess", "train", "ensemble", "submit"}
+# Who may import whom: each room or stage, and the rooms that it may import next to its own files. What is not listed
+# here (stream, __main__, apps) may import everything below, and nothing imports it.
+MAY_IMPORT = {
+    "base": set(),
+    "settings": {"base"},
+    "competition": {"base"},
+    "model": {"base", "settings"},
+    "augment": {"base", "settings", "model"},
+    "store": {"base", "settings", "competition", "model"},
+    "runs": {"base", "settings", "store"},
+    "experiments": {"base", "settings"},
+    "ledger": {"base", "settings", "competition", "runs"},
+    "training": {"base", "settings", "model", "augment", "store", "runs"},
+    "shift": {"base", "settings", "competition", "store", "model", "runs", "training"},
+    "preprocess": {"base", "settings", "competition", "store"},
+    "train": {"base", "settings", "store", "runs", "ledger", "training"},
+    "ensemble": {"base", "runs", "ledger"},
+    "submit": {"base", "competition", "store", "runs", "ledger"},
+    "search": {"base", "settings", "competition", "store", "runs", "shift", "experiments", "ledger", "training",
+               "train"},
+    "stream": {"base", "settings", "competition", "store", "runs", "ledger", "experiments", *STREAM},
+}
+ONLY_MASKING = {"augment"}  # of model, these rooms may import masking alone
+ONLY_FRONTEND = {"store"}  # of model, these rooms may import the front end and masking alone
+# Rooms whose files never import torch when they are imported, so that a stage with nothing to do ends at once.
+TORCH_FREE = {"base", "settings", "competition", "runs", "ledger", "experiments", "stream", *STREAM}
 HEAVY = {"torch", "torchaudio", "pandas", "sklearn", "scipy", "matplotlib", "optuna", "soundfile"}
+
+
+def room_of(name):
+    return name.partition(".")[0]
 
 
 def imports(name, top_only=False):
@@ -51,25 +79,46 @@ def test_no_import_goes_in_a_circle():
         visit(name)
 
 
-def test_parts_import_torch_and_masking_and_nothing_else_of_ours():
-    for name in PARTS:
-        siblings = {other for other in imports(name)[0] if other.startswith("encoders.")}
-        more = {"frontend", "config"} if name == "encoders.hubert" else set()  # the one front end, beside its waveform
-        assert imports(name)[0] - siblings <= {"masking"} | more, name
+def test_every_room_imports_what_the_table_lets_it():
+    for name in MODULES:
+        room = room_of(name)
+        others = {room_of(other) for other in imports(name)[0]} - {room}
+        if room in MAY_IMPORT:
+            assert others <= MAY_IMPORT[room], name
+        assert room in ("apps", "__main__") or "apps" not in others, name
 
 
-def test_stages_do_not_import_one_another():
-    for name in STAGES:
-        assert not imports(name)[0] & (STAGES - {name}), name
+def test_rooms_below_the_model_take_only_its_masking_and_front_end():
+    for name in MODULES:
+        of_model = {other for other in imports(name)[0] if room_of(other) == "model"}
+        if room_of(name) in ONLY_MASKING:
+            assert of_model <= {"model.masking"}, name
+        if room_of(name) in ONLY_FRONTEND:
+            assert of_model <= {"model.masking", "model.frontend"}, name
 
 
-def test_the_foundation_knows_nobody_above_it():
-    for name in FOUNDATION:
-        assert imports(name, top_only=True)[0] <= FOUNDATION, name
+def test_an_encoder_imports_no_other_part():
+    for name in MODULES:
+        if name.startswith("model.encoders."):
+            parts = {"model.pooling", "model.heads", "model.speaker_model", "model.checkpoint"}
+            assert not imports(name)[0] & parts, name
+
+
+def loaded(names):
+    """Return the heavy packages that importing these modules of ours loads, in a new interpreter."""
+    code = (f"import importlib, sys\nfor name in {names!r}: importlib.import_module('src.' + name)\n"
+            f"print(*sorted(set(sys.modules) & {HEAVY - {'pandas'}!r}))")
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SRC.parent,
+                          check=True).stdout.split()
+
+
+def test_a_torch_free_room_loads_no_torch():
+    names = sorted(name for name in MODULES if room_of(name) in TORCH_FREE)
+    assert loaded(names) == []
 
 
 def test_only_the_kaggle_module_calls_the_kaggle_tool():
-    assert [name for name, path in MODULES.items() if '"competitions"' in path.read_text()] == ["kaggle"]
+    assert [name for name, path in MODULES.items() if '"competitions"' in path.read_text()] == ["ledger.kaggle"]
 
 
 STAGE_NAMES = ["run", "preprocess", "train", "ensemble", "submit", *BESIDE]

@@ -18,23 +18,27 @@ import zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import malformed
 import numpy as np
 import pytest
 import torch
 
-from src import audio, experiments, ledger
-from src.adapt import DataSummary, adapt
-from src.competition import open_competition
-from src.config import Features, override, part
-from src.errors import InputError, RunError, SpeakerIDError
-from src.logits import read_logits, save_logits
-from src.model import SpeakerModel, load_model, save_model
+from src import experiments
+from src.base.errors import InputError, RunError, SpeakerIDError
+from src.base.torch_files import CorruptFile
+from src.base.workspace import PROJECT_DIR
+from src.competition.open import open_competition
+from src.ledger import file as ledger
+from src.model.checkpoint import load_model, save_model
+from src.model.speaker_model import SpeakerModel
 from src.preprocess import preprocess
-from src.store import Store
-from src.store_writer import Chunk, StoreWriter
-from src.tensor_file import CorruptFile, read_tensor
-from src.workspace import PROJECT_DIR
+from src.runs.logits import read_logits, save_logits
+from src.settings.auto import DataSummary, adapt
+from src.settings.config import Features, override, part
+from src.store import audio_file as audio
+from src.store.store import Store
+from src.store.tensor_file import read_tensor
+from src.store.writer import Chunk, StoreWriter
+from tests.support import malformed
 
 SEEDS, LARGE_SEEDS = 12, 1  # of each kind in the campaign
 FOUND = {"sparse terabytes": [0], "a linked table": [0, 13], "a pipe": [0, 1, 8], "files at the wrong depth": [0, 1, 5],

@@ -14,17 +14,22 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from conftest import voice, write_audio
 
-from src import audio, frontend, reader, store_writer
-from src import preprocess as stage
-from src.competition import open_competition
-from src.config import Features
-from src.errors import InputError, RunError, SettingError
-from src.frontend import LogMel
-from src.preprocess import find_store, preprocess
-from src.store import Store
-from src.tensor_file import CorruptFile, plain_pickle, read_tensor
+from src.base.errors import InputError, RunError, SettingError
+from src.base.torch_files import CorruptFile
+from src.competition.open import open_competition
+from src.model import frontend
+from src.model.frontend import LogMel
+from src.preprocess import preprocess
+from src.settings.config import Features
+from src.store import audio_file as audio
+from src.store import build, ensure
+from src.store import decoder as reader
+from src.store import writer as store_writer
+from src.store.find import find_store
+from src.store.store import Store
+from src.store.tensor_file import plain_pickle, read_tensor
+from tests.support.competitions import voice, write_audio
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -189,7 +194,7 @@ def test_code_is_refused_and_never_run(data, tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(stage, "CHUNK_UTTERANCES", 3)
+    monkeypatch.setattr(build, "CHUNK_UTTERANCES", 3)
 
 
 @pytest.fixture
@@ -457,8 +462,8 @@ def test_code_in_a_training_file_stops_the_stage_by_name(course_dir):
 
 
 def test_a_file_that_changes_while_it_is_read_stops_the_stage(course_dir, monkeypatch):
-    stamps = stage.stamp_files
-    monkeypatch.setattr(stage, "stamp_files", lambda c: {path: (1, 2) for path in stamps(c)})
+    stamps = ensure.stamp_files
+    monkeypatch.setattr(ensure, "stamp_files", lambda c: {path: (1, 2) for path in stamps(c)})
     with pytest.raises(InputError, match="changed while it was read"):
         make(course_dir)
 

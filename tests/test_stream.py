@@ -7,9 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from src import distributed, kaggle, ledger, stream
+from src import stream
 from src.__main__ import main
-from src.plan import find_run
+from src.base import distributed
+from src.ledger import file as ledger
+from src.ledger import kaggle
+from src.runs.folder import find_run
 
 TINY = ("--experiment", "course", "--set", "train.steps=4", "--set", "train.crop_frames=5", "--set", "folds=2",
         "--set", "train.threads=1", "--set", "encoder.d_model=8")

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src.competition import Competition, Utterance
-from src.errors import InputError, RunError
-from src.logits import save_logits
+from src.base.errors import InputError, RunError
+from src.competition.open import Competition
+from src.competition.utterances import Utterance
+from src.runs.logits import save_logits
 from src.submit import local_score, write_submission
 
 

@@ -6,23 +6,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import write_table
 from torch.nn import functional as F
 
-from src import experiments, ledger
-from src import train as stage
-from src.competition import open_competition
-from src.config import override, part
-from src.errors import RunError, SettingError
-from src.files import read_json
-from src.fold_workers import VARIABLE
-from src.logits import read_logits
-from src.plan import find_run, make_plan
+from src import experiments
+from src.base.errors import RunError, SettingError
+from src.base.files import read_json
+from src.competition.open import open_competition
+from src.ledger import file as ledger
 from src.preprocess import preprocess
-from src.record import train_and_record
-from src.store import Store
-from src.task import mix_up
-from src.train import run
+from src.runs.folder import find_run
+from src.runs.logits import read_logits
+from src.runs.plan import make_plan
+from src.settings.config import override, part
+from src.store.store import Store
+from src.train import train_and_record
+from src.training import fold as fold_module
+from src.training.fold import Fold
+from src.training.loss import mix_up
+from src.training.run import run
+from src.training.workers import VARIABLE
+from tests.support.competitions import write_table
 
 TINY = {"encoder": part("transformer", d_model=16, num_heads=2, feed_forward_dim=32), "train.steps": 12,
         "train.batch_size": 8, "train.crop_frames": 20, "train.threads": 1, "train.device": "cpu", "folds": 3}
@@ -107,7 +110,7 @@ def test_a_fold_stopped_and_resumed_equals_one_never_stopped(course_dir, workspa
     class Stopped(Exception):
         pass
 
-    from src.loop import Loop
+    from src.training.loop import Loop
     step = Loop._step
 
     def stop_at_seven(loop, number, *rest):
@@ -116,7 +119,7 @@ def test_a_fold_stopped_and_resumed_equals_one_never_stopped(course_dir, workspa
         return step(loop, number, *rest)
 
     monkeypatch.setattr(Loop, "_step", stop_at_seven)
-    monkeypatch.setattr("src.loop.SAVE_EVERY_S", -1.0)  # save after every step
+    monkeypatch.setattr("src.training.loop.SAVE_EVERY_S", -1.0)  # save after every step
     with pytest.raises(Stopped):
         train(course_dir, **changes)
     assert (plan.directory / "fold_0" / "last.pt").exists()
@@ -221,13 +224,13 @@ def test_the_step_that_is_told_is_the_one_whose_weights_are_kept(course_dir, wor
 def test_mixed_items_and_their_losses_have_the_same_shares(course_dir, workspace, monkeypatch):
     plan = plan_of(course_dir, folds=1, **{"train.mixup": 0.4, "train.label_smoothing": 0.1})
     store = Store.open(plan.store_dir)
-    fold = stage._Fold(plan, store, 0, 1, *store.folds(1)[0])
+    fold = Fold(plan, store, 0, 1, *store.folds(1)[0])
     fold.model.eval()
     batch = fold.crops_of(0)
     logits = fold.model(batch.inputs, batch.lengths).detach()
     other = torch.arange(len(logits)).roll(1)
     share = torch.linspace(0.5, 1.0, len(logits))
-    monkeypatch.setattr(stage, "mix_up", lambda frames, alpha, generator: (frames, other, share))
+    monkeypatch.setattr(fold_module, "mix_up", lambda frames, alpha, generator: (frames, other, share))
     own, others = (F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
                    for labels in (batch.labels, batch.labels[other]))
     torch.testing.assert_close(fold.losses_of(batch)["loss"].detach(), (share * own + (1 - share) * others).mean())

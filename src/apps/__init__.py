@@ -1,0 +1,1 @@
+"""Commands next to the stream; nothing else imports them."""

@@ -1,0 +1,1 @@
+"""Throughput and memory of each stage on this machine."""

@@ -1,0 +1,1 @@
+"""BERT on sentence pairs under the five fine-tuning regimes."""

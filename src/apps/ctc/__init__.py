@@ -1,0 +1,1 @@
+"""Speech to characters by CTC."""

@@ -1,0 +1,1 @@
+"""A corpus of speaker folders as a closed competition."""

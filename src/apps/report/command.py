@@ -1,0 +1,105 @@
+"""A run as a page: what it is, how it learnt, what it gets wrong, how sure it is; and its neighbours in the ledger.
+
+    python -m src report RUN [--out DIR] [--tensorboard DIR]
+
+In: the files of a run (experiment.json, result.json, and each fold's log.csv, valid.npz and model.pt), its store, the
+ledger, and conditions.json where `conditions` has left one. Out: index.html, which needs nothing else, and the pictures
+as PNGs beside it. What a run does not have is said in its place: a run with folds=all has no held-out utterances, an
+unfinished one only the folds that are done, one whose store is gone no labels.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from src.apps.report import metrics
+from src.apps.report.evidence import Evidence, gather
+from src.apps.report.page import Page, Tile, render
+from src.apps.report.sections import all_sections
+from src.base.files import atomic_open
+from src.base.text import shown_bytes, shown_count, shown_share, shown_time
+from src.runs.folder import find_run, num_folds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `python -m src report`."""
+    parser.add_argument("run", metavar="RUN", help="a run, or a unique prefix of its name")
+    parser.add_argument("--out", metavar="DIR", type=Path,
+                        help="where to write (default: the folder `report` in the run's)")
+    parser.add_argument("--tensorboard", metavar="DIR", type=Path,
+                        help="also write the curves as TensorBoard's event files under DIR")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Write the report of a run."""
+    directory = find_run(options.run)
+    if options.tensorboard:
+        from src.apps.report.tensorboard import check_installed, write_events
+
+        check_installed()
+    evidence = gather(directory)
+    out = options.out or directory / "report"
+    pictures, html = write(evidence, out)
+    print(f"report: {out / 'index.html'} ({shown_bytes(len(html.encode()))}; {pictures} pictures beside "
+          "it)")
+    if options.tensorboard:
+        write_events(options.tensorboard, {f"{evidence.run_id}/fold_{k}": log for k, log in evidence.logs.items()})
+        print(f"curves: tensorboard --logdir {options.tensorboard}")
+
+
+def write(evidence: Evidence, out: Path) -> tuple[int, str]:
+    """Write index.html and the pictures into the folder `out`; return the number of pictures and the page."""
+    sections = all_sections(evidence)
+    html = render(Page(
+        competition=evidence.competition, experiment=evidence.experiment.name, run_id=evidence.run_id,
+        state=_state(evidence), lead=evidence.experiment.hypothesis, tiles=_tiles(evidence), sections=sections))
+    pictures = [picture for section in sections for picture in section.pictures]
+    for picture in pictures:
+        with atomic_open(out / f"{picture.name}.png", "wb") as file:
+            file.write(picture.png)
+    with atomic_open(out / "index.html") as file:
+        file.write(html)
+    return len(pictures), html
+
+
+def _state(evidence: Evidence) -> str:
+    done, total = len(evidence.fold_results), num_folds(evidence.experiment.folds)
+    made = f"report of {time.strftime('%Y-%m-%d %H:%M')}"
+    if evidence.result:
+        return f"finished {evidence.result['finished'].replace('T', ' ').removesuffix('Z')} UTC · {made}"
+    return f"not finished: {done} of {total} folds · {made}"
+
+
+def _tiles(evidence: Evidence) -> list[Tile]:
+    experiment, held_out, row = evidence.experiment, evidence.held_out, evidence.row
+    tiles = []
+    if held_out is not None:
+        num_right, num_total = int(held_out.is_right.sum()), len(held_out.labels)
+        low, high = metrics.interval(num_right, num_total)
+        tiles += [
+            Tile("accuracy, held out", shown_share(num_right / num_total),
+                 f"95\u00a0%: {low:.3f}\u00a0to\u00a0{high:.3f}"),
+            Tile("right", f"{num_right:,}", f"of {num_total:,} whole utterances"),
+            Tile("macro F1", shown_share(evidence.figures().mean(weighted=False)[2]), "mean over speakers"),
+        ]
+    if evidence.conditions and evidence.conditions.get("shifted") is not None:
+        tiles.append(Tile("accuracy, shifted", shown_share(evidence.conditions["shifted"]),
+                          "estimate for a shifted test"))
+    if row:
+        tiles += [Tile(f"{half} score", row[half], row["score_kind"]) for half in ("public", "private") if row[half]]
+    if evidence.fold_results:
+        results = evidence.fold_results.values()
+        tiles += [
+            Tile("accuracy, training", shown_share(float(np.mean([r["train"] for r in results]))), "crops, augmented"),
+            Tile("parameters", shown_count(next(iter(results))["params"]), experiment.encoder.name),
+            Tile("training time", shown_time(sum(r["seconds"] for r in results)), experiment.train.device),
+        ]
+    fits = num_folds(experiment.folds)
+    tiles.append(Tile("steps", f"{experiment.train.steps:,}", f"{fits} fold{'s' * (fits > 1)}, batch "
+                      f"{experiment.train.batch_size}, seed {experiment.seed}"))
+    if evidence.store:
+        tiles.append(Tile("speakers", f"{len(evidence.store.speakers):,}",
+                          f"{len(evidence.store.train_rows):,} training utterances"))
+    return tiles

@@ -1,0 +1,1 @@
+"""Augmentations of log-mels and waveforms, one file per effect."""

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, whole-or-absent files, paths, text, the machine and its processes."""

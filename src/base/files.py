@@ -1,0 +1,104 @@
+"""Files that are whole or absent: atomic writes, digests of settings, locks between processes."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from src.base.errors import RunError
+
+
+@contextlib.contextmanager
+def atomic_open(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
+    """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
+
+    The bytes reach the disk before the rename, so a kill or a power cut leaves the old file or the new one.
+    Raises RunError when the disk is full; the temporary file is removed on every error.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if "b" not in mode:
+        kwargs.setdefault("encoding", "utf-8")
+        kwargs.setdefault("newline", "")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode, **kwargs) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise RunError(f"{path}: the disk is full; make room and run the same command again") from error
+        raise
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error is one of a full disk or was raised in answer to it, as torch.save does."""
+    while error is not None and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` atomically as indented JSON."""
+    with atomic_open(path) as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file that this project wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def digest(content: Any) -> str:
+    """Return the SHA-256 (64 hex digits) of `content` as canonical JSON: equal content, equal digest."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait_message: str = "") -> Iterator[None]:
+    """Hold an exclusive lock file; where another process has it, print `wait_message` and wait for it.
+
+    The kernel releases the lock when its holder dies, so a kill never leaves it behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if wait_message:
+                print(wait_message, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_held(lock_path: Path) -> bool:
+    """Return whether a live process holds a lock file of `src.base.files.lock`."""
+    try:
+        with open(lock_path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def num_bytes(directory: Path) -> int:
+    """Return the size of all files in a folder."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total

@@ -1,0 +1,136 @@
+"""What the listings of all kinds of competition share: the utterance, folders read once, and checks of paths and names.
+
+Used by course_format, audio_folder and frames_table, whose lists competition.py puts together. Every path that a
+stranger's table or folder holds is checked here to be a regular file inside the competition, before anything opens it:
+a link could lead anywhere, and a pipe would never end.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.base.errors import InputError
+from src.base.text import some
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+OTHER_AUDIO_SUFFIXES = (".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mka", ".mp4", ".oga", ".shn", ".sph",
+                        ".webm", ".wma", ".wv")  # which are not read
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control, line ends, undecodable
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One utterance as the competition's tables state it.
+
+    path: relative to the competition's folder. split: "train" or "test". speaker: the class, "" for test.
+    group: utterances of one group never stand on both sides of a fold; "" is a group of its own. text: transcript.
+    num_frames: as stated by the tables, 0 where they do not. first_frame: its place in frames.npy, else 0.
+    """
+
+    utt_id: str
+    path: str
+    split: str
+    speaker: str = ""
+    group: str = ""
+    text: str = ""
+    num_frames: int = 0
+    first_frame: int = 0
+
+
+def is_audio(name: str) -> bool:
+    """Tell whether a file's name ends as audio does; hidden files (such as a Mac's "._x.wav") do not count."""
+    return name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
+
+
+def is_other_audio(name: str) -> bool:
+    """Tell whether a file's name ends as audio of a kind that is not read."""
+    return name.lower().endswith(OTHER_AUDIO_SUFFIXES) and not name.startswith(".")
+
+
+class Folders:
+    """A competition's folders, each listed once; a symlink that leaves the competition is refused."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.root = directory, os.path.realpath(directory)
+        self._listed: dict[str, tuple[set[str], set[str]]] = {}
+
+    def files(self, folder: str) -> set[str]:
+        """Return the names of the regular files in `folder`, relative to the competition."""
+        return self._list(folder)[0]
+
+    def folders(self, folder: str) -> set[str]:
+        """Return the names of the folders in `folder` that are not hidden."""
+        return self._list(folder)[1]
+
+    def check_tables(self, names: Iterable[str]) -> None:
+        """Raise InputError for a table that is there and is no regular file inside the competition."""
+        for name in names:
+            path = os.path.join(self.directory, name)
+            if os.path.islink(path):
+                self._stay_inside(path)
+            if os.path.lexists(path) and not os.path.isfile(path):
+                raise InputError(f"{path}: not a regular file; fetch the file again")
+
+    def _list(self, folder: str) -> tuple[set[str], set[str]]:
+        if folder not in self._listed:
+            path = os.path.join(self.directory, folder)
+            self._stay_inside(path)
+            files, folders = set(), set()
+            try:
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        if entry.is_symlink():
+                            self._stay_inside(entry.path)
+                        if entry.is_file():
+                            files.add(entry.name)
+                        elif entry.is_dir():
+                            if not entry.name.startswith("."):
+                                folders.add(entry.name)
+                        elif is_audio(entry.name):
+                            raise InputError(f"{entry.path}: a broken link, pipe or device, not a file; remove it, or "
+                                             "fetch the data again")
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # its files are then reported as missing, by name
+            except OSError as error:
+                raise InputError(f"{path}: the folder cannot be read ({error.strerror}); make it readable, or unpack "
+                                 "the data again") from error
+            self._listed[folder] = files, folders
+        return self._listed[folder]
+
+    def _stay_inside(self, path: str) -> None:
+        real = os.path.realpath(path)
+        if real != self.root and not real.startswith(self.root + os.sep):
+            raise InputError(f"{path}: a symlink that leaves the competition, to {real}; copy the file in, or link the "
+                             "competition's whole folder instead")
+
+
+def check_paths(folders: Folders, utterances: list[Utterance]) -> None:
+    """Raise InputError for a path that could leave the competition's folder, and for files that are not there."""
+    directory, missing = folders.directory, []
+    for path in (utterance.path for utterance in utterances):
+        folder, _, name = path.rpartition("/")
+        if UNSAFE.search(path) or any(part in ("", ".", "..") for part in path.split("/")):
+            raise InputError(f"{directory}: {path!r}: not a plain path inside the competition; it must be relative, "
+                             "without '..', empty parts or control characters")
+        if name not in folders.files(folder):
+            missing.append(path)
+    if missing:
+        raise InputError(f"{directory}: {len(missing)} of {len(utterances)} files are missing: {some(missing)}; "
+                         "fetch or unpack the data again")
+
+
+def check_names(directory: Path, what: str, names: Iterable[str]) -> None:
+    """Raise InputError for a name that is empty, cannot stand on one line, or equals another as Unicode text."""
+    seen: set[str] = set()
+    for name in names:
+        if not name or UNSAFE.search(name) or name != name.strip():
+            raise InputError(f"{directory}: {what} {name!r}: empty, or with control characters or spaces around it; "
+                             "rename it")
+        normal = name if name.isascii() else unicodedata.normalize("NFC", name)
+        if normal in seen:
+            raise InputError(f"{directory}: {what} {name!r} stands there twice (names are compared after Unicode NFC "
+                             "normalisation); rename or remove one")
+        seen.add(normal)

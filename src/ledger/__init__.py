@@ -1,0 +1,1 @@
+"""The ablation ledger: rows, tables, pictures and leaderboard scores."""

@@ -1,0 +1,43 @@
+"""Train a plan and write its row: what every run goes through, whoever asked for it: stream, ladder or search."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from src.base.errors import DivergedError, SettingError
+from src.base.files import read_json
+from src.ledger import file as ledger
+from src.ledger.row import make_row
+from src.runs.plan import Plan, make_plan
+from src.settings.config import Experiment, override
+
+
+def do_once(plan: Plan, work: Callable[[], dict[str, Any]], write: Callable[[dict[str, Any]], None],
+            is_done: bool) -> dict[str, Any]:
+    """Return a run's result, by `work` unless it is done, with its row in the ledger once, by `write`.
+
+    A run that diverges leaves a row too, and its error is raised on; a full disk or a stop says nothing of it.
+    """
+    if is_done:
+        result = read_json(plan.directory / "result.json")
+    else:
+        try:
+            result = work()
+        except DivergedError as error:
+            write({"status": "failed", "note": str(error)})
+            raise
+    if not ledger.contains(plan.digest, result["finished"]):
+        write(result)
+    return result
+
+
+def write_row(plan: Plan, result: dict[str, Any], parent: Experiment | None, command: str, stage: str) -> None:
+    """Append the row of a run that ended."""
+    adapted = None
+    if parent:
+        if parent.train.pseudo_labels:  # whose name may fit several runs by now: what else differs is what was asked
+            parent = override(parent, {"train.pseudo_labels": plan.experiment.train.pseudo_labels})
+        with contextlib.suppress(SettingError):  # a parent that cannot be run here
+            adapted = make_plan(plan.competition, plan.store_dir, parent).experiment
+    ledger.append(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
+                           result=result, parent=adapted, stage=stage, command=command), once=True)

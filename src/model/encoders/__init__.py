@@ -1,0 +1,1 @@
+"""Encoders: frames or waveforms in, frames out."""

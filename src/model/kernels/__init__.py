@@ -1,0 +1,1 @@
+"""Every special case for a device, a grad mode or a compiler."""

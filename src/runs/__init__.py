@@ -1,0 +1,1 @@
+"""A run on disk, from its plan to its logits; nothing here imports torch."""

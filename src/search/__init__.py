@@ -1,0 +1,1 @@
+"""Which settings are better: ladders of experiments and Optuna studies."""

@@ -1,0 +1,1 @@
+"""How an experiment is spelled, checked, completed and digested."""

@@ -1,0 +1,1 @@
+"""Whether the test part is another session, and what a run scores on degraded copies."""

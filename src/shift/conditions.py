@@ -1,0 +1,133 @@
+"""Validation for a shifted test set: how finished runs fare on degraded copies of the utterances they never heard.
+
+    python -m src conditions so762/course-19016e0b seed88
+
+Beside the stream: finished runs of a competition that comes as audio go in; a table and conditions.json in each run's
+folder come out. Every fold's model hears its own held-out utterances, whole and masked, clean and in each condition of
+degrade.py. The degraded utterances lie in data/cache/<competition>/conditions-<digest8>, a store as preprocess makes
+it, with a row for each training utterance in each condition; it is made once, by threads, and a killed making goes on
+from its last whole chunk.
+
+"shifted" is the accuracy to expect of a test set with the shares in MIXTURE.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.base.errors import InputError, RunError, SettingError
+from src.base.files import read_json, write_json
+from src.competition.open import find_folder, open_competition
+from src.settings.config import from_json
+from src.shift.degraded_store import VERSION, copy_id, degraded_store
+from src.store.ensure import ensure_store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from src.store.store import Store
+
+# Shares of a shifted test set: 0.30 as recorded, as so762 states of its own; the rest another session, whose effects
+# come together as degrade.EFFECT_PROBS says, so that these shares follow from it.
+MIXTURE = {
+    "clean": 0.300,
+    "equaliser": 0.092,
+    "noise": 0.034,
+    "babble": 0.027,
+    "reverberation": 0.023,
+    "telephone": 0.026,
+    "bitrate": 0.170,
+    "mixed": 0.328,
+}
+
+
+def evaluate(run_dir: Path, data: str | Path | None = None) -> dict[str, Any]:
+    """Return a finished run's validation, clean and by condition; it is kept in the run's conditions.json.
+
+    data: the competition's folder or its name under data/, by default the run's own. The result holds "version",
+    "store" (the digest of the degraded utterances), "clean" and each condition as {"num_right", "num_valid"}, and
+    "shifted". Raises InputError where the competition does not come as audio or is not what the run was trained on,
+    SettingError for a blend and for a run that held nothing out, RunError for a run that is not finished.
+    """
+    from src.store.store import Store
+
+    result = _finished(run_dir)
+    competition = open_competition(data or find_folder(run_dir.parent.name))
+    if competition.feature_kind != "waveform":
+        raise InputError(f"{competition.directory}: only audio can be degraded, and this competition comes as "
+                         f"{competition.feature_kind}; there is no `conditions` for it")
+    features = from_json(read_json(run_dir / "experiment.json")).features
+    clean = Store.open(ensure_store(competition, features))
+    if clean.digest != result["store"]:
+        raise InputError(f"{competition.directory}: not what {run_id_of(run_dir)} was trained on, or changed since; "
+                         "name its folder with --data, or train it again")
+    degraded = Store.open(degraded_store(competition, clean))
+    path = run_dir / "conditions.json"
+    known = read_json(path) if path.exists() else {}
+    if known.get("store") == degraded.digest:
+        counts = {condition: known[condition] for condition in MIXTURE}
+    else:
+        counts = _count(run_dir, clean, degraded)
+    shifted = sum(weight * share_right(counts[condition]) for condition, weight in MIXTURE.items())
+    content = {"version": VERSION, "store": degraded.digest, **counts, "shifted": shifted}
+    if content != known:
+        write_json(path, content)
+    return content
+
+
+def run_id_of(run_dir: Path) -> str:
+    return f"{run_dir.parent.name}/{run_dir.name}"
+
+
+def share_right(count: dict[str, int]) -> float:
+    return count["num_right"] / count["num_valid"]
+
+
+def _finished(run_dir: Path) -> dict[str, Any]:
+    """Return the result of a run that can be evaluated."""
+    if not (run_dir / "experiment.json").exists():
+        raise SettingError(f"{run_id_of(run_dir)}: not a run of one model; name the runs that it blends")
+    if not (run_dir / "result.json").exists():
+        raise RunError(f"{run_id_of(run_dir)}: not finished; the command that began it goes on from where it stopped")
+    result = read_json(run_dir / "result.json")
+    if not (run_dir / "fold_0" / "model.pt").exists():
+        raise SettingError(f"{run_id_of(run_dir)}: no fold_0/model.pt, so it holds no speaker model; name another run")
+    if result["folds"] == "all":
+        raise SettingError(f"{run_id_of(run_dir)}: trained on every utterance (folds=all), none is left to validate "
+                           "on; evaluate the same experiment with folds=5 or folds=1")
+    return result
+
+
+def _count(run_dir: Path, clean: "Store", degraded: "Store") -> dict[str, dict[str, int]]:
+    """Return {condition: {"num_right", "num_valid"}} over the held-out utterances of every fold."""
+    import torch
+    from tqdm import tqdm
+
+    from src.model.checkpoint import load_model
+    from src.shift.degrade import CONDITIONS
+    from src.training.evaluate import predict
+
+    row_of = {utt_id: row for row, utt_id in enumerate(degraded.utt_ids)}
+    conditions = ("clean", *CONDITIONS)
+    counts = {condition: {"num_right": 0, "num_valid": 0} for condition in conditions}
+    folds = clean.folds(read_json(run_dir / "result.json")["folds"])
+    with tqdm(total=len(folds) * len(conditions), desc=run_id_of(run_dir), unit="condition", disable=None) as bar:
+        for fold, (_, valid_rows) in enumerate(folds):
+            model, experiment, _ = load_model(run_dir / f"fold_{fold}" / "model.pt")
+            device = experiment.train.device if torch.cuda.is_available() else "cpu"
+            model.to(device)
+            for condition in conditions:
+                store, rows = clean, valid_rows
+                if condition != "clean":
+                    store, rows = degraded, _rows(row_of, condition, [clean.utt_ids[row] for row in valid_rows])
+                logits = predict(model, store, rows, replace(experiment.train, device=device), experiment.infer)
+                counts[condition]["num_right"] += int((logits.argmax(1) == clean.labels[valid_rows]).sum())
+                counts[condition]["num_valid"] += len(rows)
+                bar.update()
+    return counts
+
+
+def _rows(row_of: dict[str, int], condition: str, utt_ids: list[str]) -> "np.ndarray":
+    import numpy as np
+
+    return np.array([row_of[copy_id(condition, utt_id)] for utt_id in utt_ids])

@@ -1,0 +1,1 @@
+"""Features on disk: decoded, written, read, cropped, batched and split into folds."""
