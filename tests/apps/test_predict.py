@@ -215,6 +215,9 @@ def test_the_competition_is_named_as_the_other_stages_name_it(toy, run_dir, tmp_
     monkeypatch.chdir(toy)
     call("test/t0.wav", "--data", ".")
     (tmp_path / "my toy").mkdir()
+    with pytest.raises(InputError, match="my toy: no competition is recognised here"):
+        call(toy / "test" / "t0.wav", "--data", tmp_path / "my toy")
+    (tmp_path / "my toy").rmdir()
     with pytest.raises(SettingError, match="no finished run of 'my_toy'"):
         call(toy / "test" / "t0.wav", "--data", tmp_path / "my toy")
 

@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from src.apps.predict.model_card import ModelCard
 from src.apps.predict.recordings import Recording, list_recordings, read_recording
 from src.apps.predict.timeline import Segment, cut, join
-from src.base.errors import InputError, SettingError
+from src.base.errors import InputError, RunError, SettingError
 from src.base.files import atomic_open
 from src.base.torch_files import CorruptFile
-from src.competition.open import file_name
+from src.competition.names import file_name
+from src.competition.open import open_competition
+from src.runs.folder import Run
 from src.runs.logits import log_softmax
+from src.store.find import is_made_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,13 +204,26 @@ def _model(options: argparse.Namespace) -> Model:
         from src.apps.predict.onnx_model import OnnxModel
 
         return OnnxModel(options.onnx)
-    from src.runs.folder import Run
-
-    run = Run.open(options.run) if options.run else Run.newest(
-        file_name(Path(os.path.abspath(options.data)).name))
+    run = Run.open(options.run) if options.run else _run_of(options.data)
     from src.apps.predict.fold_models import FoldModels
 
     return FoldModels(run)
+
+
+def _run_of(data: str) -> Run:
+    """Return the newest finished run of the competition in a folder, or of the name of a folder that is gone.
+
+    Raises RunError where it was trained on other files than lie there.
+    """
+    try:
+        competition = open_competition(data)
+    except SettingError:  # a run needs its data no more
+        return Run.newest(file_name(Path(os.path.abspath(data)).name))
+    run = Run.newest(competition.name)
+    if not is_made_of(run.store_digest, competition, run.experiment.features):
+        raise RunError(f"{competition.directory}: {run.run_id} was trained on other files than lie there now; run the "
+                       f"stream again, or name the run with --run {run.run_id}")
+    return run
 
 
 def _digits(value: float) -> str:
