@@ -162,3 +162,13 @@ def test_a_full_gpu_is_told_in_a_line(workspace, monkeypatch, capsys):
     monkeypatch.setattr(stream, "run", fail)
     assert main(["run"]) == 4
     assert "(CUDA out of memory); lower train.batch_size" in capsys.readouterr().err
+
+
+def test_no_score_neither_reads_a_solution_nor_prints_or_records_a_score(solved_dir, workspace, monkeypatch, capsys):
+    (solved_dir / "solution.csv").write_text("a solution that cannot be read")
+    monkeypatch.setenv("SPEAKER_ID_NO_SCORE", "1")
+    assert main(["run", "--data", str(solved_dir), *TINY]) == 0
+    assert "score" not in capsys.readouterr().out
+    assert ledger.read()[0]["public"] == ""
+    monkeypatch.setenv("SPEAKER_ID_NO_SCORE", "0")
+    assert main(["run", "--data", str(solved_dir), *TINY]) == 3

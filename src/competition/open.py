@@ -18,6 +18,7 @@ from src.competition.frames import list_frames
 from src.competition.names import file_name, folder_of, name_of
 from src.competition.utterances import Folders, Utterance, check_names
 
+NO_SCORE = "SPEAKER_ID_NO_SCORE"  # set to 1, no solution is read and no score printed
 LOOKED_FOR = {
     "course": ("metadata.json", "mapping.json"),
     "frames": ("frames.npy", "frames.csv"),
@@ -65,7 +66,6 @@ def open_competition(data: str | Path) -> Competition:
     read = {"course": list_course, "frames": list_frames, "audio": list_audio}[kind]
     feature_kind, feature_dim, speakers, utterances = read(directory, folders)
     _check(directory, speakers, utterances)
-    solution_path = directory / "solution.csv"
     return Competition(
         name=name_of(directory),
         directory=directory,
@@ -75,8 +75,15 @@ def open_competition(data: str | Path) -> Competition:
         speakers=tuple(speakers),
         utterances=tuple(utterances),
         has_test=utterances[-1].split == "test",
-        solution_path=solution_path if solution_path.is_file() else None,
+        solution_path=_solution(directory),
     )
+
+
+def _solution(directory: Path) -> Path | None:
+    """Return the solution that lies in a folder, unless SPEAKER_ID_NO_SCORE=1 hides it while choices are made."""
+    path = directory / "solution.csv"
+    is_hidden = os.environ.get(NO_SCORE, "") not in ("", "0")
+    return path if path.is_file() and not is_hidden else None
 
 
 def _find(data: str | Path) -> Path:
