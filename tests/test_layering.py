@@ -47,7 +47,7 @@ def room_of(name):
 
 
 def imports(name, top_only=False):
-    """Return the modules of ours and the packages that a module imports."""
+    """Return the modules of ours (by `from src.room import module` too) and the packages that a module imports."""
     tree = ast.parse(MODULES[name].read_text())
     nodes = tree.body if top_only else list(ast.walk(tree))
     ours, packages = set(), set()
@@ -56,7 +56,7 @@ def imports(name, top_only=False):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"src.{alias.name}" for alias in node.names] if node.module == "src" else [node.module]
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for full in names:
             (ours if full.startswith("src.") else packages).add(
                 full.removeprefix("src.") if full.startswith("src.") else full.split(".")[0])
