@@ -22,9 +22,8 @@ from src.ledger.row import make_blend_row
 from src.preprocess import preprocess as build_store
 from src.runs.folder import find_run, store_of
 from src.runs.plan import ClassCounts, Plan, ensemble_dir, make_plan
-from src.settings.auto import check_limits
-from src.settings.config import Experiment, override, parse_assignments
-from src.settings.parts import complete_experiment
+from src.settings.arguments import resolve
+from src.settings.config import Experiment
 from src.store.find import find_store
 from src.train import train_and_record
 
@@ -118,11 +117,7 @@ def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
     """Return competition and experiment that the command line names; every mistyped setting stops here."""
     if options.smoke:
         use_smoke_workspace()
-    experiment = override(experiments.get(options.experiment), parse_assignments(options.set))
-    complete_experiment(experiment)
-    check_limits(experiment)
-    if options.smoke:
-        experiment = experiments.smoke(experiment)
+    experiment = resolve(options, experiments.get(options.experiment))
     return open_competition(options.data), experiment
 
 
