@@ -25,6 +25,7 @@ from src.runs.plan import ClassCounts, Plan, ensemble_dir, make_plan
 from src.settings.arguments import resolve
 from src.settings.config import Experiment
 from src.store.find import find_store
+from src.store.table import Table
 from src.train import train_and_record
 
 
@@ -156,10 +157,9 @@ def _ensemble(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
         print(f"[3/4] ensemble: {directory.name} is there, skipped")
         return directory
     from src.ensemble import blend
-    from src.store.store import Store
 
     print("[3/4] ensemble:")
-    return blend(run_dirs, Store.open(store_of(run_dirs[0])).labels, classes)
+    return blend(run_dirs, Table.open(store_of(run_dirs[0])).labels, classes)
 
 
 def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Plan,
@@ -174,10 +174,9 @@ def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Pl
 
 
 def _write(competition: Competition, store_dir: Path, blend_dir: Path, out: Path, name: str) -> None:
-    from src.store.store import Store
     from src.submit import write_submission
 
-    kept = write_submission(competition, Store.open(store_dir), blend_dir, out, name)
+    kept = write_submission(competition, Table.open(store_dir), blend_dir, out, name)
     print(f"  {out} and {kept}")
 
 

@@ -4,7 +4,7 @@ import csv
 import shutil
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,7 @@ from src.base.text import shown, some
 from src.base.workspace import submissions_dir
 from src.competition.open import Competition
 from src.runs.logits import read_logits
-
-if TYPE_CHECKING:
-    from src.store.store import Store
+from src.store.table import Table
 
 HEADER = ["Id", "Category"]
 HALVES = ("Public", "Private")
@@ -33,7 +31,7 @@ class Score(NamedTuple):
     num_total: int
 
 
-def write_submission(competition: Competition, store: "Store", blend_dir: Path, out: Path, name: str) -> Path:
+def write_submission(competition: Competition, store: Table, blend_dir: Path, out: Path, name: str) -> Path:
     """Write `out` and a copy under submissions/<competition>/<name>.csv; return the copy's path.
 
     store: which the blend was made from. Raises RunError when its ids or speakers are not the competition's.

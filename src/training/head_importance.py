@@ -23,11 +23,11 @@ def measure_model(model_path: Path, store: Store, num_utterances: int) -> tuple[
     rows = store.folds(experiment.folds)[0][1]
     rows = rows if len(rows) else store.train_rows
     rows = rows[np.argsort(store.num_frames[rows], kind="stable")][:num_utterances]
-    unit = store.hop_length if store.kind == "waveform" else 1
 
     def loss_of(batch: Batch) -> Tensor:
         frames, lengths = model.extract(batch.inputs, batch.lengths)
         return F.cross_entropy(model(frames, lengths), batch.labels, reduction="none")
 
-    batches = (batch for _, batch in store.batches(rows, experiment.infer.frame_budget * unit))
+    budget = experiment.infer.frame_budget * store.samples_per_frame
+    batches = (batch for _, batch in store.batches(rows, budget))
     return experiment, measure(model.encoder, batches, loss_of)

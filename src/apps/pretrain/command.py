@@ -177,10 +177,10 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
         write_json(directory / "experiment.json", to_json(experiment))
         write_json(directory / "pretrain.json", asdict(pretrain))
         torch.set_num_threads(train.threads)
-        resident = store.to(train.device) if train.device != "cpu" else store
-        rows = np.arange(len(store.num_frames))
+        store = store.to(train.device)
+        rows, crop_size = np.arange(len(store.num_frames)), train.crop_frames * store.samples_per_frame
         sampler = CropSampler(rows, store.num_frames, store.labels, seed=experiment.seed, fold=0,
-                              crop_frames=train.crop_frames * store.hop_length)
+                              crop_frames=crop_size)
         torch.manual_seed(step_seed(experiment.seed, 0, -1))
         model = ContrastivePretrainer(
             build("encoder", experiment.encoder, store.dim), mask_share=pretrain.mask_share,
@@ -191,7 +191,7 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
 
         def loss_of(step: int) -> dict[str, torch.Tensor]:
             rows, starts = sampler.take(step * train.batch_size, train.batch_size)
-            batch = resident.crops(rows, starts, train.crop_frames * store.hop_length)
+            batch = store.crops(rows, starts, crop_size)
             rng = np.random.default_rng(step_seed(experiment.seed, 0, step))
             with autocast(train):
                 return model(batch.inputs, batch.lengths, rng, quantiser_temperature(step, pretrain))

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from src.runs.folder import OPEN_SET_PREFIX
 from src.runs.logits import read_logits
 from src.runs.store_guess import find_store_of
 from src.settings.config import Experiment, from_json
-
-if TYPE_CHECKING:
-    from src.store.store import Store
+from src.store.table import Table
 
 NO_HELD_OUT = "folds=all: every utterance was trained on and none held out. Train the same with folds=5, or folds=1."
 UNFINISHED = "No fold is finished yet. Run the same command again: it goes on from where it stopped."
@@ -69,7 +67,7 @@ class Evidence:
     result: dict[str, Any] | None
     logs: dict[int, dict[str, np.ndarray]]
     fold_results: dict[int, dict[str, Any]]
-    store: "Store | None"
+    store: Table | None
     held_out: HeldOut | None
     conditions: dict[str, Any] | None
     rows: list[dict[str, str]]
@@ -132,11 +130,9 @@ def gather(directory: Path) -> Evidence:
         conditions=read_json(conditions) if conditions.exists() else None, rows=rows, row=own[-1] if own else None)
 
 
-def _open_store(directory: Path) -> "Store | None":
-    from src.store.store import Store
-
+def _open_store(directory: Path) -> Table | None:
     path = find_store_of(directory)
-    return Store.open(path) if path else None
+    return Table.open(path) if path else None
 
 
 def _read_log(path: Path) -> dict[str, np.ndarray]:
@@ -145,7 +141,7 @@ def _read_log(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(cell or "nan") for cell in cells]) for name, cells in zip(header, zip(*rows))}
 
 
-def _held_out(store: "Store", fold_dirs: Mapping[int, Path]) -> HeldOut | None:
+def _held_out(store: Table, fold_dirs: Mapping[int, Path]) -> HeldOut | None:
     parts = [(k, *read_logits(path / "valid.npz")) for k, path in fold_dirs.items()
              if (path / "valid.npz").exists()]
     parts = [(k, rows, logits) for k, rows, logits in parts if len(rows)]
