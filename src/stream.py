@@ -22,10 +22,10 @@ from src.ledger.row import make_blend_row
 from src.preprocess import preprocess as build_store
 from src.runs.folder import ClassCounts, Run, blend_of
 from src.runs.plan import Plan, make_plan
-from src.settings.auto import check_limits
-from src.settings.config import Experiment, override, parse_assignments
-from src.settings.parts import complete_experiment
+from src.settings.arguments import resolve
+from src.settings.config import Experiment
 from src.store.find import find_store, is_made_of
+from src.store.table import Table
 from src.train import train_and_record
 
 
@@ -126,11 +126,7 @@ def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
     """Return competition and experiment that the command line names; every mistyped setting stops here."""
     if options.smoke:
         use_smoke_workspace()
-    experiment = override(experiments.get(options.experiment), parse_assignments(options.set))
-    complete_experiment(experiment)
-    check_limits(experiment)
-    if options.smoke:
-        experiment = experiments.smoke(experiment)
+    experiment = resolve(options, experiments.get(options.experiment))
     return open_competition(options.data), experiment
 
 
@@ -169,10 +165,9 @@ def _ensemble(runs: list[Run], classes: ClassCounts = "auto") -> Run:
         print(f"[3/4] ensemble: {made.directory.name} is there, skipped")
         return made
     from src.ensemble import blend
-    from src.store.store import Store
 
     print("[3/4] ensemble:")
-    return blend(runs, Store.open(runs[0].store_dir()).labels, classes)
+    return blend(runs, Table.open(runs[0].store_dir()).labels, classes)
 
 
 def _submit(competition: Competition, store_dir: Path, blend: Run, plan: Plan,
@@ -188,10 +183,9 @@ def _submit(competition: Competition, store_dir: Path, blend: Run, plan: Plan,
 
 def _write(competition: Competition, store_dir: Path, blend: Run, out: Path, name: str,
            may_replace: bool = False) -> None:
-    from src.store.store import Store
     from src.submit import write_submission
 
-    kept = write_submission(competition, Store.open(store_dir), blend, out, name, may_replace)
+    kept = write_submission(competition, Table.open(store_dir), blend, out, name, may_replace)
     print(f"  {out} and {kept}")
 
 

@@ -4,7 +4,7 @@ import csv
 import shutil
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from src.base.workspace import submissions_dir
 from src.competition.open import Competition
 from src.runs.folder import Run
 from src.runs.logits import read_logits
-
-if TYPE_CHECKING:
-    from src.store.store import Store
+from src.store.table import Table
 
 HEADER = ["Id", "Category"]
 HALVES = ("Public", "Private")
@@ -35,7 +33,7 @@ class Score(NamedTuple):
     num_total: int
 
 
-def write_submission(competition: Competition, store: "Store", blend: Run, out: Path, name: str,
+def write_submission(competition: Competition, store: Table, blend: Run, out: Path, name: str,
                      may_replace: bool = False) -> Path:
     """Write `out` and a copy under submissions/<competition>/<name>.csv; return the copy's path.
 

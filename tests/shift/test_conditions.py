@@ -24,7 +24,7 @@ from src.shift.degraded_store import degraded_store
 from src.store import audio_file as audio
 from src.store import writer as store_writer
 from src.store.store import Store
-from src.training import evaluate
+from src.training.evaluate import predict
 from src.training.run import run
 from tests.support.competitions import voice, write_audio
 
@@ -150,7 +150,7 @@ def test_a_killed_making_goes_on_and_gives_the_same_bytes(audio_dir, monkeypatch
 
 def test_every_fold_hears_its_own_held_out_utterances_and_the_figures_add_up(audio_dir, monkeypatch, capsys):
     run_dir, clean = trained(audio_dir)
-    predict, calls = evaluate.predict, []
+    calls = []
 
     def spy(model, store, rows, train, infer):
         logits = predict(model, store, rows, train, infer)
@@ -158,7 +158,7 @@ def test_every_fold_hears_its_own_held_out_utterances_and_the_figures_add_up(aud
                       store.labels[rows]))
         return logits
 
-    monkeypatch.setattr(evaluate, "predict", spy)
+    monkeypatch.setattr(conditions, "predict", spy)
     result = conditions.evaluate(Run(run_dir), audio_dir)
     assert list(result) == ["version", "store", "clean", *degrade.CONDITIONS, "shifted"]
     assert len(calls) == 3 * 8

@@ -79,11 +79,10 @@ class StoreCrops:
         from src.training.sampler import CropSampler
 
         store = Store.open(self.store_dir)
-        num_frames = self.crop_frames * (store.hop_length if store.kind == "waveform" else 1)
+        num_frames = self.crop_frames * store.samples_per_frame
         rows = store.train_rows
         sampler = CropSampler(rows, store.num_frames[rows], store.labels[rows], crop_frames=num_frames, seed=0, fold=0)
-        if self.device != "cpu":
-            store = store.to(self.device)
+        store = store.to(self.device)
 
         def draw(i: int) -> "Tensor":
             return store.crops(*sampler.take(i * self.batch_size, self.batch_size), num_frames).inputs
@@ -192,7 +191,7 @@ class Inference:
             store = _one_utterance(store, self.num_frames)
         rows = store.test_rows if len(store.test_rows) else store.train_rows
         model = SpeakerModel(self.plan.experiment, store.kind, store.dim, len(store.speakers)).to(train.device)
-        return Predictions(model, store.to(train.device) if train.device != "cpu" else store, rows, self.plan)
+        return Predictions(model, store.to(train.device), rows, self.plan)
 
 
 @dataclass(frozen=True)
@@ -246,7 +245,7 @@ def _one_utterance(store: "Store", num_frames: int) -> "Store":
     """Return a store like `store` whose only utterance has `num_frames` frames of noise."""
     import torch
 
-    length = num_frames * (store.hop_length if store.kind == "waveform" else 1)
+    length = num_frames * store.samples_per_frame
     flat = torch.randn((length, store.dim) if store.dim else (length,))
     flat = (flat * 1000).short() if store.kind == "waveform" else flat.to(store.flat.dtype)
     one = np.zeros(1, np.int64)

@@ -40,8 +40,8 @@ from src.base.text import timestamp
 from src.base.workspace import VARIABLE, workspace_dir
 from src.competition.open import Competition, open_competition
 from src.runs.plan import make_plan
-from src.settings.config import Experiment, Features, override, parse_assignments
-from src.settings.parts import complete_experiment
+from src.settings import arguments
+from src.settings.config import Experiment, Features, override
 from src.store.ensure import ensure_store
 from src.store.find import find_store
 
@@ -58,12 +58,10 @@ Turn = Callable[[], None]  # takes one measurement and adds it to its row
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src bench`."""
-    parser.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR",
-                        help="a competition under data/, or any folder (default: %(default)s)")
+    arguments.add_arguments(parser, "data", set={
+        "help": "a setting of every experiment, such as train.batch_size=256; may be repeated"})
     parser.add_argument("--experiments", nargs="+", default=["course", "seed88", "default"], metavar="NAME",
                         help="whose training and inference is measured (default: course seed88 default)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting of every experiment, such as train.batch_size=256; may be repeated")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES[:4], metavar="STAGE",
                         help=f"what is measured, of {' '.join(STAGES)} (default: all but padding, which trains on "
                         "whole utterances)")
@@ -88,7 +86,7 @@ def main(options: argparse.Namespace) -> None:
     if options.repeats < 1 or not 0 < options.seconds < math.inf:
         raise SettingError("bench: --repeats must be at least 1 and --seconds a number above 0")
     device = _device(options.device)
-    chosen = {name: _experiment(name, options.set, device) for name in options.experiments}
+    chosen = chosen_experiments(options, device)
     competition = open_competition(options.data)
     peer = Peer.of(options.peer, competition, device) if options.peer else None
     peer_steps = STEPS[device] | _peer_steps(options.peer_steps)
@@ -128,6 +126,12 @@ def _device(asked: str) -> str:
     return ("cuda" if has_gpu() else "cpu") if asked == "auto" else asked
 
 
+def chosen_experiments(options: argparse.Namespace, device: str) -> dict[str, Experiment]:
+    """Return the experiments that are measured, by name, each of one fold: several would share the processors."""
+    one_alone = {"train.device": device, "folds": 1}
+    return {name: arguments.resolve(options, experiments.get(name), one_alone) for name in options.experiments}
+
+
 def _precisions(asked: Sequence[str], device: str) -> Sequence[str]:
     """Return the number types to measure."""
     if asked or device == "cuda" or multiplies_bfloat16():
@@ -135,13 +139,6 @@ def _precisions(asked: Sequence[str], device: str) -> Sequence[str]:
     print("bench: this processor does not multiply bfloat16, which would take minutes and is left out; --precisions "
           "float32 bfloat16 measures it all the same", flush=True)
     return PRECISIONS[:1]
-
-
-def _experiment(name: str, assignments: list[str], device: str) -> Experiment:
-    one_alone = {"train.device": device, "folds": 1}  # several folds would be taken to share the processors
-    experiment = override(experiments.get(name), one_alone | parse_assignments(assignments))
-    complete_experiment(experiment)  # a mistyped setting stops here
-    return experiment
 
 
 def _peer_steps(assignments: list[str]) -> dict[str, int]:

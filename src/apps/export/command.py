@@ -133,8 +133,9 @@ def out_of_fold_accuracy(run: Run, only: int | None = None) -> tuple[int, float,
     from src.apps.export.onnx_graph import EXAMPLE_FRAMES, SpeakerGraph, example, write_graph
     from src.apps.predict.fold_models import FoldModels
     from src.runs.logits import read_logits
+    from src.store.store import Store
 
-    store, right, num_scored = run.store(), [0, 0], 0
+    store, right, num_scored = Store.open(run.store_dir()), [0, 0], 0
     folds = range(len(run.folds)) if only is None else [only]
     per_fold = -(-MOST_SCORED // len(folds))
     for fold in folds:
