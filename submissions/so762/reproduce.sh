@@ -17,11 +17,15 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 run() { bash "$root/run.sh" "$@"; }
 
 baselines() {
+    local name
     run --data so762 --experiment course --set train.precision=float32 --set train.threads=1
     run --data so762 --experiment seed88 --set folds=1 --set train.steps=2000
     # What `default` chooses by itself on two cores without bfloat16.
     run --data so762 --set folds=4 --set train.steps=2250 --set train.threads=1 --set train.precision=float32
     run --data so762 --experiment quick
+    for name in course seed88 default quick; do  # only submit --name replaces a file that git tracks
+        run submit "so762/$name" --data so762 --name "$name"
+    done
 }
 
 first_round() {
