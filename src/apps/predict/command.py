@@ -205,10 +205,14 @@ def _model(options: argparse.Namespace) -> Model:
         from src.apps.predict.onnx_model import OnnxModel
 
         return OnnxModel(options.onnx)
-    run = Run.open(options.run) if options.run else _run_of(options.data)
+    run = Run.find(options.run) if options.run else _run_of(options.data)
+    if run.is_blend:
+        from src.apps.predict.blend_models import BlendModels
+
+        return BlendModels(run)
     from src.apps.predict.fold_models import FoldModels
 
-    return FoldModels(run)
+    return FoldModels(Run.open(run.run_id))
 
 
 def _run_of(data: str) -> Run:
