@@ -6,8 +6,6 @@ Goes in: the folder. Comes out: its speakers and utterances, each with its place
 import re
 from pathlib import Path
 
-import numpy as np
-
 from src.base.errors import InputError
 from src.base.tables import read_csv
 from src.base.text import shown
@@ -16,6 +14,8 @@ from src.competition.utterances import Folders, Utterance, check_paths
 
 def list_frames(directory: Path, folders: Folders) -> tuple[str, int, list[str], list[Utterance]]:
     """Return the kind of feature, its dimension, the speakers in alphabetical order and the utterances."""
+    import numpy as np  # a listing of any other kind needs none
+
     frames_path, table_path = directory / "frames.npy", directory / "frames.csv"
     try:
         frames = np.lib.format.open_memmap(frames_path, mode="r")  # np.load would also take a .npz or a pickle
