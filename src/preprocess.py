@@ -1,4 +1,4 @@
-"""Stage 1: a competition and its feature settings in, a store out (frames.bin, table.csv, meta.json; see store.py).
+"""Stage 1: a competition and its feature settings in, a store out (frames.bin, table.csv, meta.json; see table.py).
 
     python -m src preprocess --data japanese_vowels
 

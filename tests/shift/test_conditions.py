@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -143,6 +144,26 @@ def test_a_killed_making_goes_on_and_gives_the_same_bytes(audio_dir, monkeypatch
     assert len(done) == 12
     monkeypatch.setattr(degrade, "VERSION", 0)
     assert degraded_store(competition, clean) != whole
+
+
+def test_few_chunks_are_read_ahead_of_the_writer(audio_dir, monkeypatch):
+    monkeypatch.setattr(degraded, "CHUNK_UTTERANCES", 1)
+    monkeypatch.setattr(degraded, "usable_cpus", lambda: 2)
+    competition = open_competition(audio_dir)
+    clean = Store.open(preprocess(competition, Features()))
+    append, read, started, ahead = store_writer.StoreWriter.append, degraded._DegradedReader.read, [], []
+
+    def waiting(self, chunk, parts):
+        if not ahead:
+            time.sleep(1)  # in which the threads could read everything
+        ahead.append(len(started) - len(self.finished))
+        append(self, chunk, parts)
+
+    monkeypatch.setattr(store_writer.StoreWriter, "append", waiting)
+    monkeypatch.setattr(degraded._DegradedReader, "read", lambda self, rows: started.append(rows) or read(self, rows))
+    degraded_store(competition, clean)
+    assert len(started) == len(ahead) == 18
+    assert max(ahead) <= 4, "one for each thread, one to be written, one that waits"
 
 
 # The evaluation -------------------------------------------------------------------------------------------------------
