@@ -47,9 +47,25 @@ def run(options: argparse.Namespace) -> None:
     if blend.result["valid"] is not None:
         print(f"validation accuracy: {blend.result['valid']:.4f} on {blend.result['num_valid']} whole utterances "
               f"({'out-of-fold' if plan.experiment.folds != 1 else 'held out'}, seed {plan.experiment.seed})")
+        if competition.has_test:
+            _say_what_to_expect(blend, store_dir)
     if out:
         _local_score(competition, out, plan.run_id)
     print(f"time: {time.monotonic() - started:.1f} s (the folds' training added up: {result['seconds']:.1f} s)")
+
+
+def _say_what_to_expect(blend: Run, store_dir: Path) -> None:
+    """Print which validation to believe, and the score to expect on the test part."""
+    from src.shift.judge import expect, verdict_on  # imports torch
+    from src.store.store import Store
+
+    store = Store.open(store_dir)
+    verdict = verdict_on(store)
+    print(f"validation: {verdict}")
+    print(expect(blend, store, verdict))
+    if verdict.is_shifted:
+        runs = " ".join(blend.result["members"])
+        print(f"`bash run.sh conditions {runs}` measures it on degraded copies")
 
 
 def preprocess(options: argparse.Namespace) -> None:

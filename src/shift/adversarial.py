@@ -37,8 +37,8 @@ CLEAN_DECIDES = "clean held-out utterances decide"
 class Separation:
     """How well two sets of utterances are told apart, and how well random halves of one set are.
 
-    auc: area under the ROC curve of held-out speakers' utterances, 0.5 for sets alike. halves: the same of random halves
-    of the training part. num_first, num_second: utterances of the two sets.
+    auc: area under the ROC curve of held-out speakers' utterances, 0.5 for sets alike. halves: the same of random
+    halves of the training part. num_first, num_second: utterances of the two sets.
     """
 
     auc: float
