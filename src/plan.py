@@ -69,6 +69,11 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
     return Plan(competition, complete, store_dir, digest(content))
 
 
+def can_hold_out(store_dir: Path) -> bool:
+    """Return whether some of a finished store's training utterances can be held out, each speaker heard all the same."""
+    return DataSummary.from_json(read_json(store_dir / "meta.json")["summary"]).num_groups > 1
+
+
 def _check(complete: Experiment, sample_rate: int) -> None:
     """Raise SettingError where a model of speakers cannot be trained so on audio of this rate."""
     if complete.embedding.batch_norm and complete.train.batch_size == complete.train.processes:

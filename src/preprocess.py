@@ -143,7 +143,7 @@ def _make(competition: Competition, features: Features, settings: dict[str, Any]
         writer.finish(final, [TABLE, *rows], [("utt_id", "path", "cause"), *skipped], {
             "digest": store_digest, "version": VERSION, "competition": competition.name, "kind": settings["kind"],
             "dim": reader.dim, "num_utterances": len(rows), "num_frames": sum(row[-1] for row in rows),
-            "num_bytes": num_bytes, "settings": settings, "summary": _summary(settings, rows),
+            "num_bytes": num_bytes, "settings": settings, "summary": _summary(competition, settings, rows),
             "speakers": list(competition.speakers)})
     finally:
         writer.close()
@@ -200,15 +200,19 @@ def _rows(competition: Competition, finished: list[Chunk]) -> list[tuple]:
     return rows
 
 
-def _summary(settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
+def _summary(competition: Competition, settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
     """Return what an experiment's "auto" settings are decided from; a finished run is found by it without torch."""
     import numpy as np
 
     from src.adapt import DataSummary
+    from src.store import can_deal
 
     speakers, groups, num_frames = zip(*[(row[2], row[3], row[-1]) for row in rows if row[1] == "train"])
-    return dataclasses.asdict(DataSummary.of(settings["kind"], np.array(speakers), np.array(num_frames),
-                                             settings.get("hop_length", 1), groups))
+    index = {speaker: i for i, speaker in enumerate(competition.speakers)}
+    labels = np.array([index[speaker] for speaker in speakers])
+    return dataclasses.asdict(DataSummary.of(settings["kind"], labels, np.array(num_frames),
+                                             settings.get("hop_length", 1), groups,
+                                             lambda num_folds: can_deal(labels, groups, num_folds)))
 
 
 def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list, partly: bool = False) -> list[tuple]:

@@ -191,32 +191,21 @@ class Store:
     def folds(self, folds: int | Literal["all"]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (train_rows, valid_rows) of each fold: k of them, one for 1, and ("all") all rows and none.
 
-        Classes are spread evenly over k folds, groups never split; 1 is the first fold of five. A fixed seed makes
-        them the same for every experiment. Where a fold would be tested on a class that its training part does not
-        hold (a class of a single utterance, or within a single group), those utterances go back to the training part
-        and are validated in no fold. Raises SettingError when there are too few utterances or groups.
+        Classes are spread evenly over k folds, groups never split; 1 is the first fold of five, or of as many as can be
+        made. A fixed seed makes them the same for every experiment. Where a fold would be tested on a class that its
+        training part does not hold (a class of a single utterance, or within a single group), those utterances go back
+        to the training part and are validated in no fold. Raises SettingError when there are too few utterances or
+        groups.
         """
         if folds == "all":
             return [(self.train_rows, self.train_rows[:0])]
         if folds < 1:
             raise SettingError(f"folds={folds}: use a whole number above 0, or 'all'")
-        num_folds = 5 if folds == 1 else folds
-        labels = self.labels[self.train_rows]
-        groups = np.unique([self.groups[row] or f"\0{row}" for row in self.train_rows], return_inverse=True)[1]
-        if groups.max() + 1 < num_folds:
-            raise SettingError(f"folds={folds}: {num_folds} folds need as many groups of training utterances; there "
-                               f"are {groups.max() + 1}. Use fewer folds, or folds=all")
-        if any(self.groups[row] for row in self.train_rows):
-            fold = _grouped_folds(labels, groups, num_folds)
-        else:
-            fold = _stratified_folds(labels, num_folds)
-        for k in range(num_folds):
-            unheard = (fold == k) & ~np.isin(labels, labels[fold != k])
-            fold[np.isin(groups, groups[unheard])] = -1
-        empty = [k for k in range(num_folds) if not (fold == k).any()]
-        if empty:
-            raise SettingError(f"folds={folds}: fold {empty[0]} would validate nothing, for most classes have too few "
-                               "utterances or groups; use fewer folds, or folds=all")
+        labels, groups = self.labels[self.train_rows], [self.groups[row] for row in self.train_rows]
+        num_folds = folds
+        if folds == 1:
+            num_folds = next((number for number in (5, 4, 3, 2) if can_deal(labels, groups, number)), 5)
+        fold = _dealt(labels, groups, num_folds, f"folds={folds}")
         parts = [(self.train_rows[fold != k], self.train_rows[fold == k]) for k in range(num_folds)]
         return parts[:1] if folds == 1 else parts
 
@@ -249,6 +238,36 @@ class Store:
         full = (lengths == inputs.shape[1]).all()
         return Batch(inputs, None if full else torch.from_numpy(lengths).to(device),
                      None if (labels < 0).any() else torch.from_numpy(labels).to(device))
+
+
+def can_deal(labels: np.ndarray, groups: Sequence[str], num_folds: int) -> bool:
+    """Return whether `num_folds` folds, each of which validates something, can be made of training utterances.
+
+    labels: (N,), each utterance's class. groups: N names, "" for a group of its own.
+    """
+    try:
+        _dealt(labels, groups, num_folds, "folds")
+    except SettingError:
+        return False
+    return True
+
+
+def _dealt(labels: np.ndarray, groups: Sequence[str], num_folds: int, setting: str) -> np.ndarray:
+    """Return each utterance's fold (N,) int64, -1 for one that no fold can validate; see Store.folds."""
+    is_grouped = any(groups)
+    groups = np.unique([group or f"\0{i}" for i, group in enumerate(groups)], return_inverse=True)[1]
+    if groups.max() + 1 < num_folds:
+        raise SettingError(f"{setting}: {num_folds} folds need as many groups of training utterances; there "
+                           f"are {groups.max() + 1}. Use fewer folds, or folds=all")
+    fold = _grouped_folds(labels, groups, num_folds) if is_grouped else _stratified_folds(labels, num_folds)
+    for k in range(num_folds):
+        unheard = (fold == k) & ~np.isin(labels, labels[fold != k])
+        fold[np.isin(groups, groups[unheard])] = -1
+    empty = [k for k in range(num_folds) if not (fold == k).any()]
+    if empty:
+        raise SettingError(f"{setting}: fold {empty[0]} would validate nothing, for most classes have too few "
+                           "utterances or groups; use fewer folds, or folds=all")
+    return fold
 
 
 def _stratified_folds(labels: np.ndarray, num_folds: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from src.errors import RunError, SettingError
 from src.files import lock, read_json
 from src.ledger_row import make_blend_row
 from src.parts import complete_experiment
-from src.plan import ClassCounts, Plan, ensemble_dir, find_run, make_plan, store_of
+from src.plan import ClassCounts, Plan, can_hold_out, ensemble_dir, find_run, make_plan, store_of
 from src.preprocess import find_store
 from src.record import train_and_record
 from src.workspace import use_smoke_workspace, workspace_dir
@@ -142,6 +142,9 @@ def _require_store(competition: Competition, experiment: Experiment) -> Path:
 
 def _train(competition: Competition, store_dir: Path, experiment: Experiment,
            options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
+    if options.smoke and not can_hold_out(store_dir):
+        print("smoke: no speaker has utterances of two groups, so that none can be held out: folds=all")
+        experiment = override(experiment, {"folds": "all"})
     plan = make_plan(competition.name, store_dir, experiment)
     print(f"[2/4] train: {plan.run_id}" + (" is there, skipped" if plan.is_done() else ""))
     return plan, train_and_record(plan, parent=_parent(experiment, options), command=command(options))
