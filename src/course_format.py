@@ -4,11 +4,13 @@ Goes in: the folder. Comes out: its speakers in the mapping's order and its utte
 is opened.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from src.errors import InputError
 from src.listing import Folders, Utterance, check_paths
+from src.plain_paths import plain_paths
 from src.tables import get, read_json, shown, some, whole
 
 
@@ -40,6 +42,9 @@ def list_course(directory: Path, folders: Folders) -> tuple[str, int, list[str],
             raise InputError(f"{test_path}: utterances: the list is empty; remove {test_path.name} where there is no "
                              "test part")
         utterances += tests
+    paths = plain_paths([utterance.path for utterance in utterances], folders)
+    utterances = [utterance if utterance.path == path else replace(utterance, utt_id=path, path=path)
+                  for utterance, path in zip(utterances, paths)]
     check_paths(folders, utterances)
     return "logmel", feature_dim, speakers, utterances
 

@@ -70,7 +70,7 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
 
 
 def can_hold_out(store_dir: Path) -> bool:
-    """Return whether some of a finished store's training utterances can be held out, each speaker heard all the same."""
+    """Return whether utterances of a finished store can be held out while training still hears their speakers."""
     return DataSummary.from_json(read_json(store_dir / "meta.json")["summary"]).num_groups > 1
 
 

@@ -26,6 +26,7 @@ from src.files import atomic_open
 from src.logits import log_softmax
 from src.model_card import ModelCard
 from src.recording import Recording, list_recordings, read_recording
+from src.tables import some
 from src.tensor_file import CorruptFile
 from src.timeline import Segment, cut, join
 
@@ -99,8 +100,11 @@ def main(options: argparse.Namespace) -> None:
         raise SettingError(f"--csv {options.csv}: a folder; name a file, such as {options.csv / 'answers.csv'}")
     model = _model(options)
     card, refusal = model.card, refusal_of(model.card, options.threshold)
-    paths = list_recordings(options.files, card)
+    paths, left_out = list_recordings(options.files, card)
     said = sys.stderr if options.json else sys.stdout
+    if left_out:
+        print(f"left out, for their names are of no kind that {card.name} answers: {some([str(p) for p in left_out])} "
+              f"({len(left_out):,}); a file that is named itself is tried", file=said)
     folds = "1 fold's model" if card.num_folds == 1 else f"{card.num_folds} folds averaged"
     print(f"{card.name}: {len(card.speakers)} speakers, {folds}; {card.calibration()}", file=said)
     print(refusal.rates if refusal else _no_refusal(card), file=said, flush=True)

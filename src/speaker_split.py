@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from src.corpus import Corpus, Recording
+from src.corpus import Corpus
+from src.corpus_recording import Recording
 from src.errors import InputError
 from src.tables import some
 
@@ -57,9 +58,14 @@ def choose(corpus: Corpus, num_train: int | None, num_test: int | None, num_spea
 
 
 def _without_copies(recordings: Sequence[Recording]) -> list[Recording]:
-    """Return the recordings without files of equal size and equal first megabyte, of which the first one stays."""
+    """Return the recordings without files of equal size and equal first megabyte, of which the first one stays.
+
+    Parts of one file are no copies of each other.
+    """
     by_size: dict[int, list[Recording]] = {}
     for recording in recordings:
+        if recording.is_part:
+            continue
         by_size.setdefault(os.stat(recording.path).st_size, []).append(recording)
     copies = set()
     for same in by_size.values():

@@ -119,7 +119,9 @@ def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
     check_limits(experiment)
     if options.smoke:
         experiment = experiments.smoke(experiment)
-    return open_competition(options.data), experiment
+    competition = open_competition(options.data)
+    print(*competition.notices, sep="\n", end="\n" if competition.notices else "", flush=True)
+    return competition, experiment
 
 
 def _preprocess(competition: Competition, experiment: Experiment) -> Path:
