@@ -69,9 +69,10 @@ def open_competition(data: str | Path) -> Competition:
     directory = _recognised(named)
     folders = Folders(directory)
     folders.check_tables(TABLES)
-    kind, sample_path = recognise(directory), directory / "sample_submission.csv"
-    form = read_form(sample_path) if kind == "audio" and sample_path.exists() else Form()
+    kind, form = recognise(directory), Form()
     if kind == "audio":
+        sample_path = directory / "sample_submission.csv"
+        form = read_form(sample_path) if sample_path.exists() else form
         feature_kind, feature_dim, speakers, utterances = list_audio(directory, folders, form)
     else:
         read = {"course": list_course, "frames": list_frames}[kind]
@@ -104,10 +105,11 @@ def _submission_form(competition: Competition, form: Form, folders: Folders) -> 
         return Form()
     path = competition.directory / "sample_submission.csv"
     if not path.exists():
-        path = next((entry for entry in sorted(competition.directory.glob("*.csv")) if entry.is_file()
-                     and re.sub(r"[^a-z]", "", entry.stem.lower()) in SAMPLES), path)
-        if not path.exists():
+        names = [name for name in os.listdir(competition.directory) if name.lower().endswith(".csv")]
+        samples = sorted(name for name in names if re.sub(r"[^a-z]", "", name.lower()[:-4]) in SAMPLES)
+        if not samples:
             return Form()
+        path = path.with_name(samples[0])
         folders.check_tables([path.name])
     try:
         form = form if form.rows else read_form(path)
@@ -128,8 +130,8 @@ def _recognised(directory: Path) -> Path:
         return inner
     found = {name: (directory / name).exists() for needed in LOOKED_FOR.values() for name in needed}
     seen = ", ".join(f"{name} ({'found' if there else 'missing'})" for name, there in found.items())
-    raise InputError(f"{directory}: no competition is recognised here; looked for {seen} and utterances.csv (missing); "
-                     f"{what_lies_there(directory, recognise)}data/README.md says what each kind consists of")
+    raise InputError(f"{directory}: no competition is recognised here; {what_lies_there(directory, recognise)}looked "
+                     f"for {seen} and utterances.csv (missing); data/README.md says what each kind consists of")
 
 
 def _find(data: str | Path) -> Path:

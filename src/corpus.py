@@ -15,7 +15,7 @@ from pathlib import Path
 from src.corpus_recording import Recording
 from src.corpus_words import NOISE, PARTS
 from src.errors import InputError, SettingError
-from src.file_names import AUDIO_SUFFIXES, is_audio, is_nobody, is_other_audio
+from src.file_names import AUDIO_SUFFIXES, is_audio, is_nobody, is_other_audio, is_unknown
 from src.folder_walk import NoSpeakers, Parts
 from src.kaldi_tables import has_tables, read_tables
 from src.speaker_level import find_speakers
@@ -28,8 +28,9 @@ class Corpus:
     """What a corpus' folder holds: the layout in words, its recordings by speaker, and what was left out.
 
     where: where the speakers stand, in words. hint: what else could be the speakers, "" for nothing. num_strays: audio
-    files that belong to nobody. num_missing: rows of a table whose file is not there. others: how many files there are
-    of audio that is not read, by ending. nobody: folders left out, for their names are known to be no speaker's.
+    files that belong to nobody. num_missing: rows of a table whose file is not there. others, unknown: how many files
+    there are of audio that is not read and of no known kind, by ending. nobody: folders left out, for their names are
+    known to be no speaker's.
     """
 
     directory: Path
@@ -40,6 +41,7 @@ class Corpus:
     num_strays: int
     num_missing: int
     others: dict[str, int]
+    unknown: dict[str, int]
     nobody: tuple[str, ...]
 
     @property
@@ -59,12 +61,13 @@ def open_corpus(directory: str | Path, level: int | None = None) -> Corpus:
     if not directory.is_dir():
         raise SettingError(f"{directory}: no such folder; give the corpus' own")
     folders = [folder for folder in (directory, *(directory / part for part in sorted(PARTS))) if has_tables(folder)]
-    other, nobody, num_missing, hint = Counter(), [], 0, ""
+    other, unknown, nobody, num_missing, hint = Counter(), Counter(), [], 0, ""
     if folders and level is None:
-        layout, where, recordings = "tables wav.scp and utt2spk", "in utt2spk", read_tables(directory, folders)
-        num_strays = 0
+        recordings = read_tables(directory, folders)
+        layout = "tables wav.scp and utt2spk" + (", cut by segments" if any(r.is_part for r in recordings) else "")
+        where, num_strays = "in utt2spk", 0
     else:
-        files = list(_audio_files(directory, other, nobody))
+        files = list(_audio_files(directory, other, unknown, nobody))
         tables = common_voice(directory) if level is None else []
         if not tables:
             try:
@@ -72,13 +75,14 @@ def open_corpus(directory: str | Path, level: int | None = None) -> Corpus:
             except NoSpeakers as error:
                 tables = find_tables(directory) if level is None else []
                 if not tables:
-                    raise InputError(f"{directory}: {error}{_advice(directory, files)}") from error
+                    advice = "" if level else _advice(directory, files)
+                    raise InputError(f"{directory}: {error}{advice}") from error
         if tables:
             layout, where = f"table {some([table.path.name for table in tables])}", _in_column(tables)
             recordings, num_missing = tabled(tables, [directory.joinpath(*parts) for parts in files])
         num_strays = len(files) - len(recordings)
     return Corpus(directory, layout, where, hint, _in_order(recordings), num_strays, num_missing, dict(other),
-                  tuple(nobody))
+                  dict(unknown), tuple(nobody))
 
 
 def _in_order(recordings: list[Recording]) -> tuple[Recording, ...]:
@@ -101,20 +105,20 @@ def _advice(directory: Path, files: list[Parts]) -> str:
     seen = [f"{path.name} ({', '.join(header_of(path)[:6])})" for path in sorted(directory.glob("*.[ct]sv"))]
     stands = f"; tables lie there whose columns are not understood: {some(seen)}" if seen else ""
     begins = Counter(parts[-1].replace("-", "_").partition("_")[0] for parts in files)
-    if 1 < len(begins) <= len(files) / 2:
-        stands += f"; if the speaker begins the files' names ({some(sorted(begins))})"
+    may = f"; the speaker may be what begins the files' names: {some(sorted(begins))}"
     return (f"{stands}; write a table speakers.csv into the folder, with a row for each file and the columns path and "
-            "speaker")
+            f"speaker{may if 1 < len(begins) <= len(files) / 2 else ''}")
 
 
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
-def _audio_files(directory: Path, other: Counter, nobody: list[str]) -> Iterator[Parts]:
+def _audio_files(directory: Path, other: Counter, unknown: Counter, nobody: list[str]) -> Iterator[Parts]:
     """Yield the audio files at any depth as path parts; linked folders are followed, each real folder once.
 
-    `other` counts audio of kinds that are not read, by ending; `nobody` gets the folders that are known to be no
-    speaker's. Raises InputError where there is no audio that is read, or a folder cannot be read.
+    `other` counts audio of kinds that are not read, by ending, `unknown` files of no known kind; `nobody` gets the
+    folders that are known to be no speaker's. Raises InputError where there is no audio that is read, or a folder
+    cannot be read.
     """
     num_found, visited, todo = 0, set(), [()]
     while todo:
@@ -138,11 +142,14 @@ def _audio_files(directory: Path, other: Counter, nobody: list[str]) -> Iterator
                         yield (*parts, entry.name)
                     elif is_other_audio(entry.name):
                         other[os.path.splitext(entry.name)[1].lower()] += 1
+                    elif is_unknown(entry.name):
+                        unknown[os.path.splitext(entry.name)[1].lower() or "no ending"] += 1
         except OSError as error:
             raise InputError(f"{folder}: the folder cannot be read ({error.strerror}); make it readable") from error
     if not num_found:
         found = "".join(f"; {number:,} files end in {suffix}: convert them first (such as `ffmpeg -i x{suffix} x.flac`)"
-                        for suffix, number in other.most_common(1))
+                        for suffix, number in other.most_common(1)) or (
+                            f"; files of no known kind lie there: {some(sorted(unknown))}" if unknown else "")
         raise InputError(f"{directory}: no audio ({', '.join(AUDIO_SUFFIXES)}) here or in deeper folders{found or ''}"
                          f"{'' if found else '; give the folder that holds the speakers'}")
 

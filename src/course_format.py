@@ -43,8 +43,9 @@ def list_course(directory: Path, folders: Folders) -> tuple[str, int, list[str],
                              "test part")
         utterances += tests
     paths = plain_paths([utterance.path for utterance in utterances], folders)
-    utterances = [utterance if utterance.path == path else replace(utterance, utt_id=path, path=path)
-                  for utterance, path in zip(utterances, paths)]
+    for i, path in enumerate(paths):
+        if path != utterances[i].path:
+            utterances[i] = replace(utterances[i], utt_id=path, path=path)
     check_paths(folders, utterances)
     return "logmel", feature_dim, speakers, utterances
 

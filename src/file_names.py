@@ -4,6 +4,8 @@ Used wherever folders are listed, so that no file drops out unmentioned: what is
 """
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 
 # Read: RIFF (.wav and its other endings), flac, Ogg and MPEG audio; each is checked to be whole when it is decoded.
 AUDIO_SUFFIXES = (".wav", ".wave", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga")
@@ -52,3 +54,9 @@ def is_unknown(name: str) -> bool:
 def is_nobody(name: str) -> bool:
     """Tell whether a folder's name is known to be no speaker's: a system's own, or one of noise."""
     return name.lower() in NOBODY
+
+
+def by_name(paths: Iterable[str]) -> str:
+    """Return the names of folders for a message, each once and with their number where there are several."""
+    names = Counter(path.rpartition("/")[2] for path in paths)
+    return ", ".join(f"{name} ({number} folders)" if number > 1 else name for name, number in sorted(names.items()))

@@ -33,15 +33,15 @@ class FolderWalk:
     """Where the speakers' folders stand.
 
     index: {file: which of its folders is the speaker's}. lone: the names of folders that hold everything. passed: the
-    names of folders that were passed over. by_session: these are sessions. sessions_of: {folder: speaker} where folders
-    are sessions whose names begin with their speakers'.
+    names of folders that were passed over, with their level. by_session: these are sessions. sessions_of: {folder:
+    speaker} where folders are sessions whose names begin with their speakers'.
     """
 
     def __init__(self, files: list[Parts]) -> None:
         """Raise NoSpeakers where there are none."""
         self.index: dict[Parts, int] = {}
         self.lone: list[str] = []
-        self.passed: set[str] = set()
+        self.passed: dict[str, int] = {}
         self.by_session = False
         self._visit(files, 0)
         self.sessions_of = _sessions_of({parts[i] for parts, i in self.index.items()})
@@ -58,7 +58,7 @@ class FolderWalk:
                              "needed")
         deeper = [parts for parts in inside if len(parts) > depth + 2]
         if len(names) == 1 and (deeper or min(names).lower() in WRAPPERS) and min(names).lower() not in PARTS:
-            self.lone += names
+            self.lone += () if self.passed else names
             self._visit(inside, depth + 1)
         elif self._are_passed(names, inside, deeper, depth):
             self._pass_over(names, deeper, depth)
@@ -77,7 +77,7 @@ class FolderWalk:
         below = {parts[depth + 1] for parts in deeper}
         if sum(is_word(parts[depth]) for parts in inside) >= MOST * len(inside):
             return True
-        if all(map(is_of_persons, below)):
+        if all(map(is_of_persons, below)) and _hold_several_groups(deeper, depth):
             return True
         if len(names) > 1 and all(map(is_session, names)) and not any(is_word(n) or is_session(n) for n in below):
             self.by_session = 2 * num_shared((p[: depth + 1], p[depth + 1]) for p in deeper) > len(below)
@@ -85,7 +85,7 @@ class FolderWalk:
 
     def _pass_over(self, names: set[str], deeper: list[Parts], depth: int) -> None:
         """Look for speakers in each of the folders; one that holds none is left out as long as another holds some."""
-        self.passed |= names
+        self.passed |= dict.fromkeys(names, depth + 1)
         empty = []
         for name in sorted(names):
             try:
@@ -119,8 +119,9 @@ class FolderWalk:
         if self.passed:
             several = any(len(groups) > 1 for groups in self._groups.values())
             equal = ", and equal names in them for different speakers" if several else ""
+            levels = " or ".join(str(level) for level in sorted(set(self.passed.values())))
             return (f"{some(sorted(self.passed))} are taken for no speakers{equal}; if they are, give --speaker-level "
-                    f"{len(self.lone) + 1}")
+                    f"{levels}")
         speakers = {parts[i] for parts, i in self.index.items()}
         for depth in range(1, max(len(parts) - i for parts, i in self.index.items()) - 1):
             deeper = [(parts[: i + depth], parts[i + depth]) for parts, i in self.index.items()
@@ -141,6 +142,15 @@ def num_shared(pairs: Iterable[tuple[Parts, str]]) -> int:
     for folder, name in pairs:
         above.setdefault(name, set()).add(tuple(part for part in folder if not is_word(part)))
     return sum(len(folders) > 1 for folders in above.values())
+
+
+def _hold_several_groups(deeper: list[Parts], depth: int) -> bool:
+    """Return whether the folders below a level hold folders again, and one has several, as no speaker has genders."""
+    groups: dict[str, set[str]] = {}
+    for parts in deeper:
+        groups.setdefault(parts[depth], set()).add(parts[depth + 1])
+    num_deepest = sum(len(parts) > depth + 3 for parts in deeper)
+    return num_deepest >= MOST * len(deeper) and any(len(names) > 1 for names in groups.values())
 
 
 def _holds_again(name: str, names: set[str], deeper: list[Parts], depth: int) -> bool:

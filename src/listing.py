@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import InputError
-from src.file_names import is_audio, is_nobody, is_other_audio
+from src.file_names import by_name, is_audio, is_nobody, is_other_audio
 from src.tables import some
 
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control, line ends, undecodable
@@ -71,8 +71,8 @@ class Folders:
             return self._parts[name]
         part = name
         if not os.path.lexists(os.path.join(self.directory, name)):
-            spellings = [entry.name for entry in os.scandir(self.directory)
-                         if entry.name.lower() == name and entry.is_dir()]
+            spellings = [entry for entry in os.listdir(self.directory)
+                         if entry.lower() == name and os.path.isdir(os.path.join(self.directory, entry))]
             if len(spellings) > 1:
                 raise InputError(f"{self.directory}: {' and '.join(sorted(spellings))} could both be {name}/; rename "
                                  f"one to {name}")
@@ -91,7 +91,7 @@ class Folders:
         said = []
         if self._nobody:
             said.append(f"{self.directory}: left out, for their names are known to be nobody's: "
-                        f"{some(sorted(self._nobody))}; where they are speakers, list their files in utterances.csv")
+                        f"{by_name(self._nobody)}; where they are speakers, list their files in utterances.csv")
         if self.unknown:
             said.append(f"{self.directory}: left out, for their endings are of no known kind: {len(self.unknown):,} "
                         f"files: {some(self.unknown)}; where they are recordings, give them the ending of their kind")

@@ -26,6 +26,7 @@ from src.corpus import Corpus, open_corpus
 from src.corpus_recording import Recording
 from src.cut_parts import cut_parts
 from src.errors import InputError, RunError, SettingError
+from src.file_names import by_name
 from src.files import lock
 from src.listing import UNSAFE, check_names
 from src.speaker_split import Split, choose
@@ -45,7 +46,8 @@ UNUSABLE_PART, UNUSABLE_HANDFUL = 0.05, 5  # test files that may be unusable: th
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `python -m src make-competition`."""
-    parser.add_argument("corpus", metavar="CORPUS_DIR", help="SPEAKER/*, SPEAKER/SESSION/*, LibriSpeech, VoxCeleb, …")
+    parser.add_argument("corpus", metavar="CORPUS_DIR",
+                        help="folders of speakers at any level, or tables of Kaldi, Common Voice, …")
     parser.add_argument("out", metavar="OUT", help="the competition's folder, such as data/mine; must not exist")
     parser.add_argument("--train-per-speaker", type=int, metavar="N", help="default: all that are not for the test")
     parser.add_argument("--test-per-speaker", type=int, metavar="M", help="default: about a fifth of them")
@@ -107,7 +109,7 @@ def _found(corpus: Corpus) -> Iterator[str]:
     if corpus.hint:
         yield f"  {corpus.hint}"
     if corpus.nobody:
-        yield f"left out, for their names are known to be no speaker's: {some(sorted(corpus.nobody))}"
+        yield f"left out, for their names are known to be no speaker's: {by_name(corpus.nobody)}"
     if corpus.num_strays:
         yield f"left out: {corpus.num_strays:,} files outside that layout"
     if corpus.num_missing:
@@ -115,6 +117,8 @@ def _found(corpus: Corpus) -> Iterator[str]:
     for suffix, number in corpus.others.items():
         yield (f"left out: {number:,} files of audio that is not read ({suffix}): convert them first (such as "
                f"`ffmpeg -i x{suffix} x.flac`)")
+    if corpus.unknown:
+        yield f"left out: {sum(corpus.unknown.values()):,} files of no known kind ({some(sorted(corpus.unknown))})"
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ def main(options: argparse.Namespace) -> None:
     paths, left_out = list_recordings(options.files, card)
     said = sys.stderr if options.json else sys.stdout
     if left_out:
-        print(f"left out, for their names are of no kind that {card.name} answers: {some([str(p) for p in left_out])} "
+        print(f"left out, for their names are of no kind that {card.name} answers: {some([p.name for p in left_out])} "
               f"({len(left_out):,}); a file that is named itself is tried", file=said)
     folds = "1 fold's model" if card.num_folds == 1 else f"{card.num_folds} folds averaged"
     print(f"{card.name}: {len(card.speakers)} speakers, {folds}; {card.calibration()}", file=said)

@@ -48,8 +48,9 @@ def choose(corpus: Corpus, num_train: int | None, num_test: int | None, num_spea
                 for reason, names in reasons.items()]
     if len(splits) < (num_speakers or 2):
         raise InputError(f"{corpus.directory}: {len(splits):,} speakers can be split, {num_speakers or 2:,} are needed"
-                         f"{'; ' if left_out else ''}{'; '.join(left_out)}. Ask for fewer utterances a speaker or "
-                         "fewer speakers, or give a larger corpus")
+                         f"{'; ' if left_out else ''}{'; '.join(left_out)}. Ask for fewer utterances per speaker "
+                         "or fewer speakers, give a larger corpus, or, where these are not the speakers, say with "
+                         "--speaker-level at which level their folders stand")
     print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "", flush=True)
     if num_speakers:
         chosen = np.random.default_rng(seed).choice(sorted(splits), num_speakers, replace=False)

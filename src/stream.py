@@ -144,9 +144,10 @@ def _require_store(competition: Competition, experiment: Experiment) -> Path:
 
 def _train(competition: Competition, store_dir: Path, experiment: Experiment,
            options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
-    if options.smoke and not can_hold_out(store_dir):
-        print("smoke: no speaker has utterances of two groups, so that none can be held out: folds=all")
-        experiment = override(experiment, {"folds": "all"})
+    if (options.smoke or experiment.folds == "auto") and not can_hold_out(store_dir):
+        print("folds=all: every speaker has one file or one group, so that nothing can be held out to validate on")
+        if options.smoke:  # which asks for one fold; adapt knows what "auto" is
+            experiment = override(experiment, {"folds": "all"})
     plan = make_plan(competition.name, store_dir, experiment)
     print(f"[2/4] train: {plan.run_id}" + (" is there, skipped" if plan.is_done() else ""))
     return plan, train_and_record(plan, parent=_parent(experiment, options), command=command(options))

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from src.folder_walk import NoSpeakers
 from src.speaker_level import find_speakers
 
 
@@ -38,7 +39,7 @@ LAYOUTS = {  # what lies there, the speakers, where they stand
               "F01 F03 MC01 MC02", "second"),
     "CMU ARCTIC": (paths("cmu_us_{bdl,slt,rms}_arctic/wav/arctic_{a0001,a0002}.wav"),
                    "cmu_us_bdl_arctic cmu_us_rms_arctic cmu_us_slt_arctic", "first"),
-    "L2-ARCTIC by language": (paths("Arabic/{ABA,SKA}/wav/arctic_a000{1,2}.wav", "Hindi/{ASI,RRBI}/wav/arctic_a0001.wav"),
+    "L2-ARCTIC by language": (paths("Arabic/{ABA,SKA}/wav/arctic_a000{1,2}.wav", "Hindi/{ASI,RRBI}/wav/arctic_a1.wav"),
                               "ABA ASI RRBI SKA", "second"),
     "CN-Celeb": (paths("data/id0001{2,3,4}/singing-01-00{1,2}.flac", "eval/enroll/id00800-enroll.flac"),
                  "id00012 id00013 id00014", "second"),
@@ -72,6 +73,7 @@ LAYOUTS = {  # what lies there, the speakers, where they stand
     "sessions in the folders' names": (paths("{ann_session1,ann_session2,bob_session1}/{1,2}.wav"), "ann bob", "first"),
     "genders in countries": (paths("{Kenya,Peru}/{Male,Female}/s1/{a,b}.wav"),
                              "Kenya_Female_s1 Kenya_Male_s1 Peru_Female_s1 Peru_Male_s1", "third"),
+    "genders below speakers": (paths("ann/female/s{1,2}/{a,b}.wav", "bob/male/s{1,2}/{a,b}.wav"), "ann bob", "first"),
     "CREMA-D": (paths("AudioWAV/100{1,2}_{DFA,IEO}_ANG_XX.wav"), "1001 1002", "names"),
 }
 
@@ -81,3 +83,38 @@ def test_published_layouts_give_their_speakers(files, speakers, where):
     found = find_speakers(files)
     assert sorted({place.speaker for place in found.places.values()}) == speakers.split()
     assert where in found.where
+
+
+@pytest.mark.parametrize(("files", "hint"), [
+    (paths("{Kerala,Punjab}/{F01,F02}_{1,2}/x.wav"), ""),  # every folder stands in both
+    (paths("Kerala/{A,B}/{1,2}.wav", "Punjab/{C,D}/{1,2}.wav"),
+     "4 folders lie further down: A, B, C, D; if these are the speakers, give --speaker-level 2"),
+    (paths("Kerala/{A,B}/{1,2}.wav", "Punjab/{C,D}/{1,2}.wav", "loose.wav"), "--speaker-level 2"),
+    (paths("train/{A,B}/{1,2}.wav", "test/{C,D}/{1,2}.wav"), "test, train are taken for no speakers; if they are, "),
+    (paths("{003/106/106,004/117/117}_{1,2}.wav"), "if 003, 004 are the speakers, give --speaker-level 1"),
+    (paths("{a,b}/{1,2}.wav"), ""),
+])
+def test_what_else_could_be_the_speakers_is_told(files, hint):
+    found = find_speakers(files)
+    assert (hint in found.hint) if hint else not found.hint
+
+
+@pytest.mark.parametrize(("files", "said"), [
+    (paths("{1,2}.wav"), "lie in no speaker's folder"),
+    (paths("{male,female}/{1,2}.wav"), "named female, male, which are no speakers; where they are, give --speaker"),
+    (paths("{happy,sad}/{1,2}.wav"), "which are no speakers"),
+    (paths("{00/00a1b2c3d4e5f6a7b8,ff/ff00112233445566}.flac"), "hashes and tell no speakers"),
+])
+def test_folders_that_can_be_no_speakers_are_refused(files, said):
+    with pytest.raises(NoSpeakers, match=said):
+        find_speakers(files)
+
+
+def test_sessions_above_and_in_names_are_sessions():
+    above = find_speakers(paths("session{1,2}/{ann,bob}/1.wav")).places
+    assert {place.session for place in above.values()} == {"session1", "session2"}
+    within = find_speakers(paths("{ann-20080425-x,ann-20080501-y,bob-20090101-z}/wav/1.wav")).places
+    assert {(place.speaker, place.session) for place in within.values()} == {
+        ("ann", "ann-20080425-x/wav"), ("ann", "ann-20080501-y/wav"), ("bob", "bob-20090101-z/wav")}
+    anonymous = find_speakers(paths("{ann-20080425-x,ann-20080501-y,anonymous-20090101-z}/1.wav")).places
+    assert {place.speaker for place in anonymous.values()} == {"ann", "anonymous-20090101-z"}

@@ -12,6 +12,7 @@ import pytest
 from src.competition import Competition, Utterance
 from src.errors import InputError, RunError
 from src.logits import save_logits
+from src.submission_form import Form
 from src.submit import local_score, write_submission
 
 
@@ -85,6 +86,21 @@ def test_a_solution_with_another_column_or_half_is_refused(competition, tmp_path
                           ("Id,Category,Usage\nü3,x,Secret\n", "line 2: Usage 'Secret'; write Public or Private")):
         competition.solution_path.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=said):
+            local_score(competition, tmp_path / "out.csv")
+
+
+def test_a_submission_and_its_solution_follow_the_samples_form(competition, tmp_path, workspace):
+    rows = (("7", "3", ""), ("8", "1", "guess"), ("9", "2", ""))
+    form = Form(("row", "Id", "Label"), 1, 2, rows, ("ü3", "b,1", 'a"2'))
+    competition = replace(competition, form=form)
+    write(competition, tmp_path, [3, 1, 2], [[0, 9], [9, 0], [5, 1]], ["t", "b,1", 'a"2', "ü3"])
+    assert (tmp_path / "out.csv").read_text() == "row,Id,Label\n7,3,y\n8,1,x\n9,2,x\n"
+    for header, line in (("Id,Label,Usage", 5), ("Id,Category,Usage", 5)):
+        competition.solution_path.write_text(f"{header}\n3,y,Public\n1,y,Public\n2,x,Private\n")
+        assert local_score(competition, tmp_path / "out.csv")[:3] == (0.5, 1.0, 2 / 3)
+        with open(competition.solution_path, "a") as file:
+            file.write("b,y,Public\n")
+        with pytest.raises(InputError, match=f"line {line}: id 'b' is not in"):
             local_score(competition, tmp_path / "out.csv")
 
 
