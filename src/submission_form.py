@@ -65,8 +65,8 @@ def read_form(path: Path) -> Form:
     others = [i for i in range(len(header)) if i != id_column]
     answers = [i for i in others if header[i].strip().lower() == "category"] or others
     if len(answers) > 1:
-        raise InputError(f"{path}: the header {shown(','.join(header))} does not say which column the answer is; call "
-                         f"it {COLUMNS[1]}, or leave the id's and the answer's alone")
+        raise InputError(f"{path}: the header {shown(','.join(header))} does not say which column the answer is; "
+                         f"rename that one to {COLUMNS[1]}")
     return Form(header, id_column, answers[0], rows)
 
 

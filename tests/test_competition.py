@@ -178,7 +178,7 @@ AUDIO_FAULTS = {
     "an id twice": (sample("t0.wav", "t1.wav", "t2.wav", "t3.wav", "t0.wav"), r"'t0\.wav' stands there twice"),
     "an answer that could be several columns": (
         lambda d: write_table(d / "sample_submission.csv", [("Id", "a", "b"), ("t0.wav", "x", "y")]),
-        r"sample_submission\.csv: the header 'Id,a,b' does not say which column the answer is; call it Category"),
+        r"sample_submission\.csv: the header 'Id,a,b' does not say which column the answer is; rename"),
     "semicolons": (lambda d: (d / "sample_submission.csv").write_text("Id;Category\nt0.wav;x\n"), "it with commas"),
     "a torn row": (lambda d: (d / "sample_submission.csv").write_text("Id,Category\nt0.wav\n"), r"line 2: 1 fields"),
     "an open quote": (lambda d: (d / "sample_submission.csv").write_text('Id,Category\n"t0.wav,a\n'),
