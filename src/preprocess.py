@@ -27,8 +27,8 @@ def preprocess(competition: Competition, features: Features, threads: int | None
 
     threads: how many decode at once, one per CPU core by default. Raises what `ensure_store` raises.
     """
-    if competition.name != file_name(competition.directory.name):
-        print(f"{competition.directory}: called '{competition.name}' here, since another folder has its name already")
+    if competition.name != file_name(competition.home.name):
+        print(f"{competition.home}: called '{competition.name}' here, since another folder has its name already")
     store_dir = find_store(competition, features)
     if store_dir:
         print(f"[1/4] preprocess: {store_dir.name} is there, skipped")

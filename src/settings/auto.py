@@ -6,7 +6,7 @@ nothing to do must find that out at once.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -50,7 +50,8 @@ class DataSummary:
     """What the rules look at: the training part of a store.
 
     smallest_class: utterances of the smallest class, but for small ones that hold under FEW of all. num_groups: counted
-    as folds do, where an utterance without a group is one of its own.
+    as folds do, where an utterance without a group is one of its own; fewer where not even as few folds as `auto` would
+    choose can be made of them, and 1 where no utterance can be held out: each speaker has one file, or one session.
     """
 
     kind: str  # "logmel", "cepstra" or "waveform"
@@ -61,16 +62,19 @@ class DataSummary:
 
     @classmethod
     def of(cls, kind: str, labels: np.ndarray, num_frames: np.ndarray, hop_length: int,
-           groups: Sequence[str] = ()) -> "DataSummary":
+           groups: Sequence[str] = (), can_deal: Callable[[int], bool] = lambda num_folds: True) -> "DataSummary":
         """Summarise training labels (N,), lengths (N,) and groups (N,), "" for none.
 
-        A waveform's samples count as frames of `hop_length`.
+        A waveform's samples count as frames of `hop_length`. can_deal: tells whether so many folds can be made.
         """
         frames = num_frames // hop_length if kind == "waveform" else num_frames
         sizes = np.sort(np.unique(labels, return_counts=True)[1])
         smallest = sizes[np.searchsorted(np.cumsum(sizes), FEW * len(labels))]
         num_groups = len(set(groups) - {""}) + sum(not group for group in groups) if len(groups) else len(labels)
-        return cls(kind, len(labels), int(smallest), int(np.median(frames)), num_groups)
+        wanted = most = min(FOLDS, num_groups, max(2, int(smallest)))
+        while most > 1 and not (can_deal(most) and can_deal(min(most, FOLDS_SLOW))):
+            most -= 1
+        return cls(kind, len(labels), int(smallest), int(np.median(frames)), most if most < wanted else num_groups)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DataSummary":
@@ -165,7 +169,7 @@ def auto_crop(data: DataSummary) -> int:
 def auto_folds(data: DataSummary, device: str) -> int | Literal["all"]:
     """Return FOLDS, fewer where the smallest class has fewer utterances, at least 2 but no more than groups.
 
-    A single group cannot be split: all is trained on and nothing validated.
+    A single group cannot be split, nor can speakers of one file each: all is trained on and nothing validated.
     """
     if data.num_groups == 1:
         return "all"

@@ -24,6 +24,7 @@ from src.settings.auto import DataSummary
 from src.settings.config import Features
 from src.store.decoder import Reader
 from src.store.find import VERSION, store_digest_of, store_dir_of
+from src.store.folds import can_deal
 from src.store.writer import Chunk, StoreWriter
 
 CHUNK_UTTERANCES, CHUNK_BYTES = 64, 1 << 24
@@ -58,7 +59,7 @@ def build_store(competition: Competition, features: Features, settings: dict[str
         final, counts = store_dir_of(competition, settings, store_digest), counts_of(rows, writer)
         writer.finish(final, [TABLE, *rows], [SKIPPED, *skipped], {
             "digest": store_digest, "version": VERSION, "competition": competition.name, "kind": settings["kind"],
-            "dim": reader.dim, **counts, "settings": settings, "summary": _summary(settings, rows),
+            "dim": reader.dim, **counts, "settings": settings, "summary": _summary(competition, settings, rows),
             "speakers": list(competition.speakers)})
     memory.save(stamps, {path: hashes[path] for path in stamps})
     if skipped:
@@ -139,11 +140,14 @@ def counts_of(rows: list[tuple], writer: StoreWriter) -> dict[str, int]:
             "num_bytes": sum(chunk.num_bytes for chunk in writer.finished)}
 
 
-def _summary(settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
+def _summary(competition: Competition, settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
     """Return what an experiment's "auto" settings are decided from; a finished run is found by it without torch."""
     speakers, groups, num_frames = zip(*[(row[2], row[3], row[-1]) for row in rows if row[1] == "train"])
-    return dataclasses.asdict(DataSummary.of(settings["kind"], np.array(speakers), np.array(num_frames),
-                                             settings.get("hop_length", 1), groups))
+    index = {speaker: i for i, speaker in enumerate(competition.speakers)}
+    labels = np.array([index[speaker] for speaker in speakers])
+    return dataclasses.asdict(DataSummary.of(settings["kind"], labels, np.array(num_frames),
+                                             settings.get("hop_length", 1), groups,
+                                             lambda num_folds: can_deal(labels, groups, num_folds)))
 
 
 def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list, partly: bool = False) -> list[tuple]:

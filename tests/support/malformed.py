@@ -367,6 +367,42 @@ def hidden(directory, rng):
     return Case(set(UNCHANGED))
 
 
+@kind("audio", "folders that are nobody's")
+def nobodys(directory, rng):
+    for place in rng.choice(["train", "train/anna", "test", "."], 3):
+        name = str(rng.choice(["@eaDir", "@EADIR", "__MACOSX", "lost+found", "_background_noise_", "#recycle"]))
+        (directory / place / name).mkdir(exist_ok=True)
+        write_audio(directory / place / name / "x.wav", voice(2, 88))
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "files of other and of unknown kinds")
+def other_kinds(directory, rng):
+    place = directory / str(rng.choice(["train", "train/anna", "test", "train/bert/deeper"]))
+    place.mkdir(exist_ok=True)
+    is_other = rng.random() < 0.5
+    name = str(rng.choice(["9.3gp", "9.SPX", "9.w64", "9.aiff"] if is_other else ["9.xyz", "9", "9.part", "9.wav~"]))
+    write_audio(place / "9.wav", voice(2, 88))
+    (place / "9.wav").rename(place / name)
+    return Case(set(REFUSED if is_other else UNCHANGED))
+
+
+@kind("audio", "unpacked otherwise")
+def unpacked(directory, rng):
+    if rng.random() < 0.5:
+        held = list(directory.iterdir())
+        inner = directory.joinpath(*["inner", "data", "x"][: int(rng.integers(1, 5))])
+        inner.mkdir(parents=True)
+        for path in held:
+            path.rename(inner / path.name)
+        return Case(set(UNCHANGED))
+    part = str(rng.choice(["Train", "TRAIN", "train/train", "train/Train"]))
+    (directory / "train").rename(directory / "moved")
+    (directory / part).parent.mkdir(exist_ok=True)
+    (directory / "moved").rename(directory / part)
+    return Case(set(UNCHANGED), renamed={f"train/{s}/{t}": f"{part}/{s}/{t}" for s in SPEAKERS for t in TAKES})
+
+
 @kind("audio", "links")
 def links(directory, rng):
     outside = directory.parent / "outside"
@@ -542,7 +578,32 @@ def bad_listing(directory, rng):
     else:
         rows[at] = bad, "anna"
     write_table(directory / "utterances.csv", [("path", "label"), *rows])
-    return Case(set(REFUSED))
+    meant = len({"/".join(p for p in path.replace("\\", "/").split("/") if p not in ("", ".")) for path, _ in rows})
+    return Case({"refused", "unchanged"} if meant == len(rows) and ".." not in bad else set(REFUSED))
+
+
+@kind("audio", "utterances.csv of another machine")
+def foreign_paths(directory, rng):
+    heads = ["", "./", "/content/drive/x/", "C:\\x\\", f"{directory}/", "competition/", "/../", "~/", "//"]
+    head = str(rng.choice(heads))
+    paths = [head + f"train/{s}/{t}" for s in SPEAKERS for t in TAKES]
+    if rng.random() < 0.5:
+        paths = [path.replace("/", "\\") for path in paths]
+    if rng.random() < 0.3:
+        paths[rng.integers(len(paths))] = "/etc/passwd"
+    labels = [path.replace("\\", "/").split("/")[-2] for path in paths]
+    write_table(directory / "utterances.csv", [("path", "label"), *zip(paths, labels)])
+    is_strange = "/etc/passwd" in paths or ".." in head
+    return Case(set(REFUSED if is_strange else UNCHANGED))
+
+
+@kind("audio", "sample_submission.csv of another form")
+def other_form(directory, rng):
+    spell = str(rng.choice(["{}", "test/{}", "./{}", ".\\test\\{}", "/content/test/{}", "train/{}", "../{}"]))
+    header = (("Id", "Label"), ("id", "x"), ("file", "speaker"), ("Id", "a", "b"), ("Id",))[rng.integers(5)]
+    rows = [(spell.format(name), "x", "y")[: len(header)] for name in TESTS]
+    write_table(directory / "sample_submission.csv", [header, *rows])
+    return Case(set(REFUSED if "train" in spell or ".." in spell or len(header) > 2 else UNCHANGED))
 
 
 @kind("audio", "utterances.csv with odd labels")
@@ -777,8 +838,9 @@ def odd_ids(directory, rng):
     entry = content["utterances"][rng.integers(4)]
     old, new = entry["feature_path"], str(rng.choice([*NAMES, *BAD_PATHS]))
     entry["feature_path"] = new
-    with contextlib.suppress(OSError, ValueError):
-        (directory / old).rename(directory / new)
+    if not new.startswith("/"):  # a path of this machine is not to be replaced
+        with contextlib.suppress(OSError, ValueError):
+            (directory / old).rename(directory / new)
     (directory / "testdata.json").write_text(json.dumps(content))
     return Case({"refused", "unchanged"}, renamed={old: new})
 

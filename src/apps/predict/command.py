@@ -25,6 +25,7 @@ from src.apps.predict.recordings import Recording, list_recordings, read_recordi
 from src.apps.predict.timeline import Segment, cut, join
 from src.base.errors import InputError, RunError, SettingError
 from src.base.files import atomic_open
+from src.base.text import some
 from src.base.torch_files import CorruptFile
 from src.competition.names import file_name
 from src.competition.open import open_competition
@@ -103,8 +104,11 @@ def main(options: argparse.Namespace) -> None:
         raise SettingError(f"--csv {options.csv}: a folder; name a file, such as {options.csv / 'answers.csv'}")
     model = _model(options)
     card, refusal = model.card, refusal_of(model.card, options.threshold)
-    paths = list_recordings(options.files, card)
+    paths, left_out = list_recordings(options.files, card)
     said = sys.stderr if options.json else sys.stdout
+    if left_out:
+        print(f"left out, for their names are of no kind that {card.name} answers: {some([p.name for p in left_out])} "
+              f"({len(left_out):,}); a file that is named itself is tried", file=said)
     folds = "1 fold's model" if card.num_folds == 1 else f"{card.num_folds} folds averaged"
     print(f"{card.name}: {len(card.speakers)} speakers, {folds}; {card.calibration()}", file=said)
     print(refusal.rates if refusal else _no_refusal(card), file=said, flush=True)

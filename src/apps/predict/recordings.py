@@ -17,7 +17,7 @@ import numpy as np
 
 from src.apps.predict.model_card import ModelCard
 from src.base.torch_files import CorruptFile
-from src.competition.utterances import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
+from src.competition.file_names import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES, is_audio, is_nobody, is_unknown
 from src.store.tensor_file import plain_pickle
 
 FRAMES_SUFFIXES = (".pt", ".npy")
@@ -37,28 +37,36 @@ class Recording:
         return self.values.ndim == 1
 
 
-def list_recordings(paths: Iterable[str], card: ModelCard) -> list[Path]:
-    """Return the files among `paths`, and in folders among them, at any depth, those whose ending the model answers.
+def list_recordings(paths: Iterable[str], card: ModelCard) -> tuple[list[Path], list[Path]]:
+    """Return the files to answer, and what is left out of folders though nothing says that it is no recording.
 
+    Answered are the files among `paths`, and in folders among them, at any depth, those whose ending the model answers.
     A path that is not there and a folder without such a file are listed themselves: reading them says what is wrong.
     """
     files: list[Path] = []
+    left_out: list[Path] = []
     suffixes = _suffixes(card) + (OTHER_AUDIO_SUFFIXES if card.takes_audio else ())  # which reading refuses by name
     for path in map(Path, paths):
-        inside = [file for file in _files_below(path)
-                  if file.name.lower().endswith(suffixes) and not file.name.startswith(".")]
-        files += sorted(inside) or [path]
-    return files
+        below = sorted(file for file in _files_below(path, left_out) if not file.name.startswith("."))
+        files += [file for file in below if file.name.lower().endswith(suffixes)] or [path]
+        left_out += [file for file in below
+                     if is_unknown(file.name) or (is_audio(file.name) and not card.takes_audio)]
+    return files, left_out
 
 
-def _files_below(path: Path) -> Iterator[Path]:
-    """Yield the files in a folder at any depth; linked folders are followed, each real folder once."""
+def _files_below(path: Path, left_out: list[Path]) -> Iterator[Path]:
+    """Yield the files in a folder at any depth; linked folders are followed, each real folder once.
+
+    Folders whose names are known to be nobody's are appended to `left_out`.
+    """
     visited = set()
     for folder, folders, names in os.walk(path, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
         visited.add(real)
+        left_out += [Path(folder, name) for name in folders if is_nobody(name)]
+        folders[:] = [name for name in folders if not is_nobody(name)]
         yield from (Path(folder, name) for name in names)
 
 
