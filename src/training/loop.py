@@ -25,6 +25,7 @@ from src.base.files import atomic_open
 from src.base.signals import stop_signals
 from src.base.torch_files import load_tensors
 from src.settings.config import Optim
+from src.training.collectives import any_of, broadcast, mean
 from src.training.optim import WeightAverage, build_optimiser, learning_rate
 
 SAVE_EVERY_S = 60.0
@@ -107,7 +108,7 @@ class Loop:
                 is_valid = is_last or (self.valid_every and progress.step % self.valid_every == 0)
                 # Several processes stop, save and fail at steps at which all of them ask, whatever their clocks say.
                 is_common = is_valid or not is_shared or progress.step % AGREE_EVERY == 0
-                is_stopped = is_common and distributed.any_of(stop_asked())
+                is_stopped = is_common and any_of(stop_asked())
                 is_saved = is_valid or is_stopped or (is_common and now - saved > SAVE_EVERY_S)
                 if is_saved or (is_common and is_shared) or now - shown > SHOW_EVERY_S:
                     self._fetch(progress, device_sums, is_common)
@@ -124,7 +125,7 @@ class Loop:
                     self._save(progress, optimiser, average)
                 if is_stopped and not is_last:
                     raise KeyboardInterrupt
-            if distributed.any_of(stop_asked()):  # during the last step, its validation or its save
+            if any_of(stop_asked()):  # during the last step, its validation or its save
                 raise KeyboardInterrupt
         if self.select == "best" and progress.best_step:
             self.model.load_state_dict(self._read("best.pt"))
@@ -159,20 +160,20 @@ class Loop:
         is_common: whether all processes are here, so that all of them stop.
         """
         progress.sums = {name: float(value) for name, value in device_sums.items()}
-        if is_common and distributed.any_of(not math.isfinite(progress.sums.get("loss", 0.0))):
+        if is_common and any_of(not math.isfinite(progress.sums.get("loss", 0.0))):
             raise DivergedError(f"{self.directory}: the loss is not finite at step {progress.step}; lower optim.lr, "
                                 "set optim.grad_clip=1 or train.precision=float32, and run again")
 
     def _validate(self, progress: Progress, average: WeightAverage | None) -> None:
         """Append a row to the log and begin new sums; keep a copy of the weights when they are the best so far."""
         row = {"step": progress.step, "lr": learning_rate(progress.step - 1, self.steps, self.optim)}
-        row |= distributed.mean({name: value / progress.num_summed for name, value in progress.sums.items()})
+        row |= mean({name: value / progress.num_summed for name, value in progress.sums.items()})
         progress.sums, progress.num_summed = {}, 0
         if self.validate and self.valid_every:
             if average:
                 average.swap()
             self.model.eval()
-            row |= distributed.told(self.validate(progress.step) if distributed.is_main() else None)
+            row |= broadcast(self.validate(progress.step) if distributed.is_main() else None)
             if row["valid_metric"] > progress.best_metric:
                 progress.best_metric, progress.best_step = row["valid_metric"], progress.step
                 if self.select == "best":
@@ -205,7 +206,7 @@ class Loop:
     def _read(self, name: str) -> dict[str, Any] | None:
         """Return a file's content as rank 0 sees it, None where there is none."""
         path = self.directory / name
-        return distributed.told(load_tensors(path) if distributed.is_main() and path.exists() else None)
+        return broadcast(load_tensors(path) if distributed.is_main() and path.exists() else None)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         if not distributed.is_main():

@@ -14,6 +14,7 @@ from src.runs.pseudo_labels import check_pseudo_labels
 from src.settings.config import to_json
 from src.store.store import Store
 from src.training import workers as fold_workers
+from src.training.collectives import broadcast, main_lock, start
 from src.training.fold import Report, train_fold
 
 
@@ -23,10 +24,11 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
     report is called after each validation and may raise to stop the run (a pruned search trial). Two processes with
     the same plan never mix: the second waits. Raises RunError for a loss that is not finite.
     """
+    start(plan.experiment.train.device)
     waiting = f"{plan.run_id}: another process is training it; waiting"
-    with distributed.main_lock(plan.directory / ".lock", waiting):
-        if distributed.told(plan.is_done()):
-            return distributed.told(read_json(plan.directory / "result.json") if distributed.is_main() else None)
+    with main_lock(plan.directory / ".lock", waiting):
+        if broadcast(plan.is_done()):
+            return broadcast(read_json(plan.directory / "result.json") if distributed.is_main() else None)
         if plan.experiment.train.pseudo_labels:
             check_pseudo_labels(plan.pseudo_labels_path.parent, store.table, plan.experiment.folds)
         if plan.experiment.train.device == "cuda" and not torch.cuda.is_available():
@@ -35,7 +37,7 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
         if distributed.is_main():
             write_json(plan.directory / "experiment.json", to_json(plan.experiment))
         done = [plan.directory / f"fold_{fold}" / "result.json" for fold in range(num_folds)]
-        todo = [fold for fold, path in enumerate(done) if not distributed.told(path.exists())]
+        todo = [fold for fold, path in enumerate(done) if not broadcast(path.exists())]
         train, count = plan.experiment.train, 1
         if train.device == "cpu" and distributed.world_size() == 1 and not report:
             count = fold_workers.num_at_once(train.threads, len(todo))
@@ -48,7 +50,7 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
         if distributed.is_main():
             result = _summarise(plan, store, [read_json(path) for path in done])
             write_json(plan.directory / "result.json", result)
-        return distributed.told(result)
+        return broadcast(result)
 
 
 def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[str, Any]:
