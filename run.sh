@@ -1,15 +1,43 @@
 #!/usr/bin/env bash
-# Makes .venv once, then runs the stream:  bash run.sh [test | torchrun | STAGE] [--data …] [--experiment …] [--set key=value]…
-# Works from any folder; paths are relative to the caller's.
+# From a folder of utterances to submission.csv, in four stages; a stage that is done already is skipped:
+#   preprocess   reads the utterances into a store of features
+#   train        fits a model per fold and predicts the held-out and the test utterances
+#   ensemble     blends the predictions of finished runs
+#   submit       writes the submission
+#
+# bash run.sh [OPTION…]         runs all four; --data, --experiment and --set key=value say on what and how
+# bash run.sh STAGE [OPTION…]   runs one of them, or a tool beside them; --help lists both
+# bash run.sh test [--all]      runs the tests
+# bash run.sh torchrun …        starts a stage in several processes
+#
+# Works from any folder, with paths relative to the caller's. The first call installs the packages into .venv.
 set -euo pipefail
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+unset CDPATH PYTHONHOME
+
+self="${BASH_SOURCE[0]}"
+while [[ -L "$self" ]]; do  # readlink -f is not everywhere
+    target="$(readlink "$self")"
+    [[ "$target" == /* ]] || target="$(dirname "$self")/$target"
+    self="$target"
+done
+root="$(cd -P "$(dirname "$self")" && pwd)"
+venv="$root/.venv"
+python="$venv/bin/python"
+log="$venv/install.log"  # comes before all else, so that an unfinished .venv is known as one of run.sh's
+export PYTHONSAFEPATH=1 PYTHONPATH="$root"  # no module of the caller's is imported, here or in a process started later
+
+is_up_to_date() { cmp -s "$root/requirements.txt" "$venv/installed.txt"; }
+
+finds_torch() { "$python" -c 'import importlib.util as u; raise SystemExit(not u.find_spec("torch"))' 2>/dev/null; }
+
+is_set_up() { is_up_to_date && finds_torch; }
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 4; }
 
 find_python() {
     local candidate
     for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
-        if "$candidate" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
+        if "$candidate" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
@@ -17,25 +45,33 @@ find_python() {
     fail "no Python 3.11 to 3.14 on PATH; install one (python.org, your package manager, or uv) and run again"
 }
 
-set_up() {
-    local python log="$root/.venv/install.log"
-    [[ ! -L "$root/.venv" ]] || fail "$root/.venv is a link to packages other than requirements.txt asks for; remove the link"
-    echo "setting up $root/.venv (once; torch is large, expect a minute or more)"
-    if command -v uv >/dev/null 2>&1; then
-        uv venv --seed --quiet --clear --python '>=3.11,<3.15' "$root/.venv" || fail "uv could not make $root/.venv"
-        uv pip install --quiet --python "$root/.venv/bin/python" -r "$root/requirements.txt" \
-            || fail "uv could not install requirements.txt (is the package index reachable?)"
-    else
-        python="$(find_python)" || exit $?
-        "$python" -m venv --clear "$root/.venv" \
-            || fail "$python has no venv module; on Debian or Ubuntu: apt install python3-venv python3-pip"
-        "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" \
-            >"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "pip could not install requirements.txt (see $log)"; }
-    fi
-    cp "$root/requirements.txt" "$root/.venv/installed.txt"
+clear_venv() {
+    [[ ! -L "$venv" ]] || fail "$venv is a link, and what it links to must be replaced; remove the link, and run again"
+    [[ -e "$log" || -e "$venv/installed.txt" || -z "$(ls -A "$venv" 2>/dev/null)" ]] \
+        || fail "$venv was not made by run.sh; rename or delete it, and run again"
+    mkdir -p "$venv"
+    : >"$log"
+    find "$venv" -mindepth 1 -maxdepth 1 ! -name install.log -exec rm -rf {} +
 }
 
-is_set_up() { cmp -s "$root/requirements.txt" "$root/.venv/installed.txt"; }
+set_up() {
+    local base
+    if is_up_to_date; then echo "the Python of $venv is gone, or has lost its packages: making it anew"; fi
+    clear_venv
+    echo "setting up $venv (once; torch is large, expect a minute or more)"
+    if command -v uv >/dev/null 2>&1; then
+        uv venv --seed --quiet --allow-existing --python '>=3.11,<3.15' "$venv" || fail "uv could not make $venv"
+        uv pip install --quiet --python "$python" -r "$root/requirements.txt" \
+            || fail "uv could not install requirements.txt (is the package index reachable?)"
+    else
+        base="$(find_python)" || exit $?
+        "$base" -m venv "$venv" \
+            || fail "$base has no venv module; on Debian or Ubuntu: apt install python3-venv python3-pip"
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" \
+            >"$log" 2>&1 || { tail -n 20 "$log" >&2; fail "pip could not install requirements.txt (see $log)"; }
+    fi
+    cp "$root/requirements.txt" "$venv/installed.txt"
+}
 
 if ! is_set_up; then
     exec 9>"$root/.setup.lock"
@@ -47,9 +83,7 @@ if ! is_set_up; then
     exec 9>&-
 fi
 
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-export MPLCONFIGDIR="${MPLCONFIGDIR:-$root/.venv/matplotlib}"  # else it makes a folder in the home folder
-python="$root/.venv/bin/python"
+export MPLCONFIGDIR="${MPLCONFIGDIR:-$venv/matplotlib}"  # else it makes a folder in the home folder
 case "${1:-}" in
     test)
         shift
@@ -65,10 +99,6 @@ case "${1:-}" in
     torchrun)
         shift
         exec "$python" -m torch.distributed.run "$@"
-        ;;
-    '' | --*)
-        if [[ "${1:-}" == --help || ("${1:-}" == --verbose && "${2:-}" == [a-z]*) ]]; then exec "$python" -m src "$@"; fi
-        exec "$python" -m src run "$@"
         ;;
     *)
         exec "$python" -m src "$@"

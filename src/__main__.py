@@ -48,7 +48,8 @@ SHARED = ("train", "ablate")  # what may run in several processes at once
 def parser(stage: str) -> argparse.ArgumentParser:
     """Return the parser of all stages, with the arguments of `stage`."""
     top = argparse.ArgumentParser(
-        prog="run.sh", allow_abbrev=False, description="Who speaks? From a folder of utterances to submission.csv.",
+        prog="run.sh", allow_abbrev=False,
+        description="Who speaks? From a folder of utterances to submission.csv. Without a STAGE: run.",
         epilog="A run is named <competition>/<experiment>-<digest8>; a unique prefix will do.")
     top.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     stages = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
@@ -90,9 +91,20 @@ def _add_stream_arguments(one: argparse.ArgumentParser, stage: str) -> None:
                          help="cut to a minute or two, in a workspace of its own (data/smoke)")
 
 
+def with_stage(arguments: list[str]) -> list[str]:
+    """Return the arguments with the stage "run" before them where they name none and do not ask for the list of stages.
+
+    A --verbose may stand before the stage.
+    """
+    first = next((word for word in arguments if word != "--verbose"), "")
+    if first in ("-h", "--help") or (first and not first.startswith("-")):
+        return arguments
+    return ["run", *arguments]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage and return the exit code: 0 done, 1-4 an expected error, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = with_stage(sys.argv[1:] if arguments is None else arguments)
     stage = next((word for word in arguments if not word.startswith("-")), "")
     options = parser(stage).parse_args(arguments)
     if not distributed.is_main():

@@ -7,7 +7,6 @@ data/runs/<competition>/ensemble-<digest8>/ with valid.npz, test.npz, pseudo_lab
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from src.base.errors import SettingError
 from src.base.files import write_json
 from src.base.text import timestamp
 from src.runs import even_classes as prior
-from src.runs.folder import read_result
+from src.runs.folder import ClassCounts, Run, blend_digest, blend_of
 from src.runs.logits import accuracy, log_softmax, read_logits, save_logits
-from src.runs.plan import ClassCounts, blend_digest, ensemble_dir
 from src.runs.pseudo_labels import save_pseudo_labels
+from src.settings.folds import common_folds
 
 CROSS_FIT_PARTS = 5
 
@@ -37,8 +36,8 @@ class Member:
     fold_tests: list[np.ndarray]  # of each fold that was held out
 
 
-def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto") -> Path:
-    """Blend finished runs and return the blend's folder; labels (N,) are the store's, -1 where unknown.
+def blend(runs: list[Run], labels: np.ndarray, classes: ClassCounts = "auto") -> Run:
+    """Blend finished runs and return the blend; labels (N,) are the store's, -1 where unknown.
 
     Prints each member's and the blend's out-of-fold accuracy. The blend's is cross-fitted: every utterance is scored
     with weights fitted on the other four fifths.
@@ -46,8 +45,8 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
     classes: "even" when every class has as many test utterances, "any" when nothing is known, "auto" to tell from the
     predictions.
     """
-    directory = ensemble_dir(run_dirs, classes)
-    members = [read_member(path) for path in sorted(run_dirs)]
+    made = blend_of(runs, classes)
+    members = [read_member(run) for run in sorted(runs, key=lambda run: run.directory)]
     fitted = [m for m in members if len(m.valid_rows)]
     weights = np.full(len(members), 1.0 / len(members))
     valid_rows, valid = np.empty(0, int), np.empty((0, members[0].test.shape[1]), np.float32)
@@ -73,17 +72,16 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
     if matched["num_changed"] is not None:
         print(f"  test: even classes (predicted counts scatter {matched['dispersion']:.2f} of what chance gives); "
               f"{matched['num_changed']} of {len(test)} answers changed to match")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, rows, scores in (("valid", valid_rows, valid), ("test", test_rows, test)):
-        save_logits(directory / f"{name}.npz", rows, scores)
-    settings = {m.result["folds"] for m in members}
-    folds = 1 if settings == {1, 5} else settings.pop() if len(settings) == 1 else "all"  # what they all hold out
+    made.directory.mkdir(parents=True, exist_ok=True)
+    save_logits(made.valid_path, valid_rows, valid)
+    save_logits(made.test_path, test_rows, test)
+    folds = common_folds({m.result["folds"] for m in members})
     num_folds = 0 if folds == "all" else folds
     by_fold = [_matched(np.tensordot(weights, np.stack([m.fold_tests[k] for m in members]), 1), classes)[0]
                for k in range(num_folds)]
-    save_pseudo_labels(directory, test_rows, by_fold, test)
-    write_json(directory / "result.json", {
-        "run_id": f"{run_dirs[0].parent.name}/{directory.name}",
+    save_pseudo_labels(made.pseudo_labels_path, test_rows, by_fold, test)
+    write_json(made.result_path, {
+        "run_id": made.run_id,
         "digest": blend_digest([m.result for m in members], classes),
         "store": members[0].result["store"],
         "table": members[0].result["table"],
@@ -96,7 +94,7 @@ def blend(run_dirs: list[Path], labels: np.ndarray, classes: ClassCounts = "auto
         "seconds": sum(m.result["seconds"] for m in members),
         "finished": timestamp(),
     })
-    return directory
+    return made
 
 
 def _matched(scores: np.ndarray, classes: ClassCounts) -> tuple[np.ndarray, dict[str, Any]]:
@@ -109,15 +107,15 @@ def _matched(scores: np.ndarray, classes: ClassCounts) -> tuple[np.ndarray, dict
                      "num_changed": int((matched.argmax(1) != scores.argmax(1)).sum())}
 
 
-def read_member(run_dir: Path) -> Member:
+def read_member(run: Run) -> Member:
     """Return a run's log-posteriors: out-of-fold rows joined over folds, test averaged over folds."""
-    result = read_result(run_dir)
+    result = run.classified()
     valid_rows, valid, test, test_rows = [], [], [], None
-    for fold_dir in sorted(run_dir.glob("fold_*"), key=lambda path: int(path.name[5:])):
-        rows, scores = read_logits(fold_dir / "valid.npz")
+    for fold in run.folds:
+        rows, scores = read_logits(fold.valid_path)
         valid_rows.append(rows)
         valid.append(log_softmax(scores))
-        test_rows, scores = read_logits(fold_dir / "test.npz")
+        test_rows, scores = read_logits(fold.test_path)
         test.append(log_softmax(scores))
     rows = np.concatenate(valid_rows)
     order = np.argsort(rows, kind="stable")

@@ -14,14 +14,14 @@ from typing import Any
 from src import experiments
 from src.base import distributed
 from src.base.errors import RunError, SettingError
-from src.base.files import lock, read_json
+from src.base.files import lock
 from src.base.workspace import use_smoke_workspace, workspace_dir
 from src.competition.open import Competition, find_folder, open_competition
 from src.ledger import file as ledger
 from src.ledger.row import make_blend_row
 from src.preprocess import preprocess as build_store
-from src.runs.folder import find_run, store_of
-from src.runs.plan import ClassCounts, Plan, ensemble_dir, make_plan
+from src.runs.folder import ClassCounts, Run, blend_of
+from src.runs.plan import Plan, make_plan
 from src.settings.auto import check_limits
 from src.settings.config import Experiment, override, parse_assignments
 from src.settings.parts import complete_experiment
@@ -39,14 +39,13 @@ def run(options: argparse.Namespace) -> None:
               f"another run on {competition.name} is under way in this checkout; waiting for it"):
         store_dir = build_store(competition, experiment.features)
         plan, result = _train(competition, store_dir, experiment, options)
-        blend_dir = _ensemble([plan.directory])
-        blended = read_json(blend_dir / "result.json")
-        out = _submit(competition, store_dir, blend_dir, plan, options)
+        blend = _ensemble([plan.run])
+        out = _submit(competition, store_dir, blend, plan, options)
     print()
     if out:
         print(f"submission: {out}")
-    if blended["valid"] is not None:
-        print(f"validation accuracy: {blended['valid']:.4f} on {blended['num_valid']} whole utterances "
+    if blend.result["valid"] is not None:
+        print(f"validation accuracy: {blend.result['valid']:.4f} on {blend.result['num_valid']} whole utterances "
               f"({'out-of-fold' if plan.experiment.folds != 1 else 'held out'}, seed {plan.experiment.seed})")
     if out:
         _local_score(competition, out, plan.run_id)
@@ -68,37 +67,36 @@ def train(options: argparse.Namespace) -> None:
 
 def ensemble(options: argparse.Namespace) -> None:
     """Stage 3 alone: blend finished runs by name."""
-    run_dirs = [find_run(name) for name in options.runs]
-    if len(set(run_dirs)) < len(run_dirs):
-        raise SettingError(f"ensemble: a run is named twice: {', '.join(sorted(path.name for path in run_dirs))}")
-    competitions = {path.parent.name for path in run_dirs}
+    runs = [Run.find(name) for name in options.runs]
+    if len({run.directory for run in runs}) < len(runs):
+        raise SettingError(f"ensemble: a run is named twice: {', '.join(sorted(run.directory.name for run in runs))}")
+    competitions = {run.competition for run in runs}
     if len(competitions) > 1:
         raise SettingError(f"runs of several competitions cannot be blended: {', '.join(sorted(competitions))}")
-    blend_dir = _ensemble(run_dirs, options.classes)
-    result = read_json(blend_dir / "result.json")
+    blend = _ensemble(runs, options.classes)
+    result = blend.result
     is_dated = "finished" in result  # or an older version made it and wrote its row
-    if len(run_dirs) > 1 and is_dated and not ledger.contains(result["digest"], result["finished"]):
+    if len(runs) > 1 and is_dated and not ledger.contains(result["digest"], result["finished"]):
         words = ["bash", "run.sh", "ensemble", *options.runs]
         words += [] if options.classes == "auto" else ["--classes", options.classes]
-        ledger.append(make_blend_row(result, competition=blend_dir.parent.name, command=shlex.join(words)), once=True)
-    print(f"blend: {blend_dir.parent.name}/{blend_dir.name}")
+        ledger.append(make_blend_row(result, competition=blend.competition, command=shlex.join(words)), once=True)
+    print(f"blend: {blend.run_id}")
 
 
 def submit(options: argparse.Namespace) -> None:
     """Stage 4 alone: a submission of a finished run or blend."""
-    directory = find_run(options.run)
-    competition = open_competition(options.data or find_folder(directory.parent.name))
+    run = Run.find(options.run)
+    competition = open_competition(options.data or find_folder(run.competition))
     if not competition.has_test:
         raise SettingError(f"submit: {competition.name} has no test part, so there is nothing to submit")
-    name = directory.name
-    if not name.startswith("ensemble-"):
+    blend = run if run.is_blend else _ensemble([run])
+    name = run.directory.name
+    if not run.is_blend:
         name = name.rpartition("-")[0]  # the experiment's, as `run` calls it
-        directory = _ensemble([directory])
-    store_dir = store_of(directory)
     out = _out(options)
-    _write(competition, store_dir, directory, out, options.name or name)
-    run_ids = [*read_json(directory / "result.json")["members"]]
-    run_id = run_ids[0] if len(run_ids) == 1 else f"{competition.name}/{directory.name}"
+    _write(competition, blend.store_dir(), blend, out, options.name or name)
+    run_ids = [*blend.result["members"]]
+    run_id = run_ids[0] if len(run_ids) == 1 else blend.run_id
     _local_score(competition, out, run_id)
     if options.kaggle:
         from src.ledger import kaggle
@@ -155,34 +153,34 @@ def command(options: argparse.Namespace) -> str:
     return shlex.join(words + (["--smoke"] if options.smoke else []))
 
 
-def _ensemble(run_dirs: list[Path], classes: ClassCounts = "auto") -> Path:
-    directory = ensemble_dir(run_dirs, classes)
-    if (directory / "result.json").exists():
-        print(f"[3/4] ensemble: {directory.name} is there, skipped")
-        return directory
+def _ensemble(runs: list[Run], classes: ClassCounts = "auto") -> Run:
+    made = blend_of(runs, classes)
+    if made.is_done():
+        print(f"[3/4] ensemble: {made.directory.name} is there, skipped")
+        return made
     from src.ensemble import blend
     from src.store.store import Store
 
     print("[3/4] ensemble:")
-    return blend(run_dirs, Store.open(store_of(run_dirs[0])).labels, classes)
+    return blend(runs, Store.open(runs[0].store_dir()).labels, classes)
 
 
-def _submit(competition: Competition, store_dir: Path, blend_dir: Path, plan: Plan,
+def _submit(competition: Competition, store_dir: Path, blend: Run, plan: Plan,
             options: argparse.Namespace) -> Path | None:
     if not competition.has_test:
         print(f"[4/4] submit: {competition.name} has no test part; the stream ends with the out-of-fold result")
         return None
     out = _out(options)
     print("[4/4] submit:")
-    _write(competition, store_dir, blend_dir, out, plan.experiment.name)
+    _write(competition, store_dir, blend, out, plan.experiment.name)
     return out
 
 
-def _write(competition: Competition, store_dir: Path, blend_dir: Path, out: Path, name: str) -> None:
+def _write(competition: Competition, store_dir: Path, blend: Run, out: Path, name: str) -> None:
     from src.store.store import Store
     from src.submit import write_submission
 
-    kept = write_submission(competition, Store.open(store_dir), blend_dir, out, name)
+    kept = write_submission(competition, Store.open(store_dir), blend, out, name)
     print(f"  {out} and {kept}")
 
 

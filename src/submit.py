@@ -14,6 +14,7 @@ from src.base.tables import read_csv
 from src.base.text import shown, some
 from src.base.workspace import submissions_dir
 from src.competition.open import Competition
+from src.runs.folder import Run
 from src.runs.logits import read_logits
 
 if TYPE_CHECKING:
@@ -33,26 +34,26 @@ class Score(NamedTuple):
     num_total: int
 
 
-def write_submission(competition: Competition, store: "Store", blend_dir: Path, out: Path, name: str) -> Path:
+def write_submission(competition: Competition, store: "Store", blend: Run, out: Path, name: str) -> Path:
     """Write `out` and a copy under submissions/<competition>/<name>.csv; return the copy's path.
 
     store: which the blend was made from. Raises RunError when its ids or speakers are not the competition's.
     """
-    rows, logits = read_logits(blend_dir / "test.npz")
+    rows, logits = read_logits(blend.test_path)
     expected = [utterance.utt_id for utterance in competition.utterances if utterance.split == "test"]
     predicted = [store.utt_ids[row] for row in rows.tolist()]
     if sorted(predicted) != sorted(expected):
-        raise RunError(f"{blend_dir}: its {len(predicted)} test utterances are not the {len(expected)} of "
-                       f"'{competition.name}'; give the folder of '{blend_dir.parent.name}' with --data, or, where its "
+        raise RunError(f"{blend.directory}: its {len(predicted)} test utterances are not the {len(expected)} of "
+                       f"'{competition.name}'; give the folder of '{blend.competition}' with --data, or, where its "
                        "data has changed, run the stream again")
     if list(store.speakers) != list(competition.speakers):
         changed = sorted(set(store.speakers) ^ set(competition.speakers))
-        raise RunError(f"{blend_dir}: its {len(store.speakers)} speakers are not the competition's "
+        raise RunError(f"{blend.directory}: its {len(store.speakers)} speakers are not the competition's "
                        f"{len(competition.speakers)} ({some(changed) or 'in another order'}); the data has changed: "
                        "run the stream again")
     if logits.shape != (len(rows), len(competition.speakers)) or not np.isfinite(logits).all():
-        raise RunError(f"{blend_dir}: logits of shape {logits.shape} or not finite for {len(competition.speakers)} "
-                       "classes; remove the folder and run again")
+        raise RunError(f"{blend.directory}: logits of shape {logits.shape} or not finite for "
+                       f"{len(competition.speakers)} classes; remove the folder and run again")
     category = dict(zip(predicted, logits.argmax(1).tolist()))
     with atomic_open(out) as file:
         writer = csv.writer(file, lineterminator="\n")

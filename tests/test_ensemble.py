@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from src.base.errors import InputError, RunError, SettingError
-from src.base.files import read_json
 from src.ensemble import blend, cross_fitted_accuracy, fit_weights
+from src.runs.folder import Run
 from src.runs.logits import log_softmax, read_logits
 from tests.support.runs import CLASSES, noisy_logits, two_folds, write_run
 
@@ -22,9 +22,9 @@ def test_folds_are_averaged_as_log_posteriors_and_shifts_of_logits_do_not_matter
     shifted = blend([write_run(tmp_path / "b", "x", folds, test, shift=50.0)], labels)
     exponent = [np.exp(t) / np.exp(t).sum(1, keepdims=True) for t in test]
     expected = (np.log(exponent[0]) + np.log(exponent[1])) / 2
-    np.testing.assert_allclose(read_logits(plain / "test.npz")[1], expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(read_logits(shifted / "test.npz")[1], expected, rtol=1e-5, atol=1e-4)
-    assert read_json(plain / "result.json")["valid"] == pytest.approx((logits.argmax(1) == labels).mean())
+    np.testing.assert_allclose(read_logits(plain.test_path)[1], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(read_logits(shifted.test_path)[1], expected, rtol=1e-5, atol=1e-4)
+    assert plain.result["valid"] == pytest.approx((logits.argmax(1) == labels).mean())
 
 
 def test_weights_prefer_skill_and_never_see_the_test(tmp_path, labels):
@@ -35,7 +35,7 @@ def test_weights_prefer_skill_and_never_see_the_test(tmp_path, labels):
         test = [np.random.default_rng(test_seed).normal(size=(5, CLASSES)) * 100] * 2
         out = blend([write_run(tmp_path / where, "good", skilled, test),
                      write_run(tmp_path / where, "bad", useless, test)], labels)
-        weights.append(read_json(out / "result.json")["members"])
+        weights.append(out.result["members"])
     assert weights[0] == weights[1]
     assert weights[0]["c/good-00000000"] > 5 * weights[0]["c/bad-00000000"]
 
@@ -73,8 +73,8 @@ def test_runs_that_do_not_fit_together_are_refused(tmp_path, labels):
     unfinished = tmp_path / "three-00000000"
     unfinished.mkdir()
     with pytest.raises(RunError, match="not finished"):
-        blend([unfinished], labels)
-    (one / "fold_0" / "valid.npz").write_bytes(b"PK torn")
+        blend([Run(unfinished)], labels)
+    one.fold(0).valid_path.write_bytes(b"PK torn")
     with pytest.raises(InputError, match="unreadable logits"):
         blend([one], labels)
 
@@ -85,7 +85,7 @@ def test_a_member_without_validation_gets_the_mean_weight(tmp_path, labels):
     nothing = [(np.empty(0, int), np.empty((0, CLASSES)))]
     out = blend([write_run(tmp_path, "a", folds, test), write_run(tmp_path, "b", two_folds(labels, 1.0, 2)[0], test),
                  write_run(tmp_path, "c", nothing, test[:1])], labels)
-    result = read_json(out / "result.json")
+    result = out.result
     assert result["valid"] is None, "what two of three runs reach is not the blend's accuracy"
     weights = result["members"]
     mean = (weights["c/a-00000000"] + weights["c/b-00000000"]) / 2
@@ -103,6 +103,6 @@ def test_a_blend_says_which_folds_none_of_its_runs_has_seen(tmp_path, labels, ru
         parts = [(part, noisy_logits(labels[part], 1.0, i)) for part in rows]
         directories.append(write_run(tmp_path, f"run{i}", parts, [noisy_logits(labels[:9], 1.0, 9)] * len(parts)))
     out = blend(directories, labels)
-    assert read_json(out / "result.json")["folds"] == common
-    with np.load(out / "pseudo_labels.npz") as content:
+    assert out.result["folds"] == common
+    with np.load(out.pseudo_labels_path) as content:
         assert len(content["labels"]) == num_held_out + 1, "of each fold, and of all together"

@@ -12,7 +12,7 @@ from src.__main__ import main
 from src.base import distributed
 from src.ledger import file as ledger
 from src.ledger import kaggle
-from src.runs.folder import find_run
+from src.runs.folder import Run
 
 TINY = ("--experiment", "course", "--set", "train.steps=4", "--set", "train.crop_frames=5", "--set", "folds=2",
         "--set", "train.threads=1", "--set", "encoder.d_model=8")
@@ -96,7 +96,7 @@ def test_a_stopped_run_does_not_stand_before_a_finished_one(frames_dir, workspac
     capsys.readouterr()
     assert main(["run", "--data", str(frames_dir), *TINY, "--set", "seed=3"]) == 3
     assert "[1/4]" not in capsys.readouterr().out, "a ledger that could not take the row is told before the work"
-    assert find_run("toy_frames/course").name == run_id.partition("/")[2]
+    assert Run.find("toy_frames/course").directory.name == run_id.partition("/")[2]
     assert main(["preprocess", "--data", str(frames_dir), *TINY, "--set", "optim.lr=-1"]) == 2
     assert main(["train", "--data", str(frames_dir), *TINY, "--set", "head.name=linear"]) == 2
     assert "--set head=linear takes another part" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 from src.base.errors import InputError, RunError
 from src.competition.open import Competition
 from src.competition.utterances import Utterance
+from src.runs.folder import Run
 from src.runs.logits import save_logits
 from src.submit import local_score, write_submission
 
@@ -33,7 +34,7 @@ def competition(tmp_path):
 def write(competition, tmp_path, rows, logits, utt_ids, speakers=("x", "y")):
     save_logits(tmp_path / "blend" / "test.npz", np.array(rows), np.float32(logits))
     store = SimpleNamespace(utt_ids=utt_ids, speakers=speakers)
-    return write_submission(competition, store, tmp_path / "blend", tmp_path / "out.csv", "name")
+    return write_submission(competition, store, Run(tmp_path / "blend"), tmp_path / "out.csv", "name")
 
 
 def test_rows_follow_the_competition_whatever_the_store_order(competition, tmp_path, workspace):

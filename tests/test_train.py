@@ -14,7 +14,7 @@ from src.base.files import read_json
 from src.competition.open import open_competition
 from src.ledger import file as ledger
 from src.preprocess import preprocess
-from src.runs.folder import find_run
+from src.runs.folder import Run
 from src.runs.logits import read_logits
 from src.runs.plan import make_plan
 from src.settings.config import override, part
@@ -196,11 +196,11 @@ def test_a_run_is_found_by_any_unique_prefix(frames_dir, workspace):
     plan, _, _ = train(frames_dir, folds=1)
     other, _, _ = train(frames_dir, folds=1, seed=1)
     for name in (plan.run_id, plan.run_id[:-3], plan.run_id.split("/")[1]):
-        assert find_run(name) == plan.directory
+        assert Run.find(name).directory == plan.directory
     with pytest.raises(SettingError, match="not unique"):
-        find_run("toy_frames/course")
+        Run.find("toy_frames/course")
     with pytest.raises(SettingError, match="no run"):
-        find_run("toy_frames/none")
+        Run.find("toy_frames/none")
     assert other.directory != plan.directory
 
 

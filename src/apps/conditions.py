@@ -7,8 +7,8 @@ from typing import Any
 
 from src.base.errors import SettingError
 from src.ledger import file as ledger
-from src.runs.folder import find_run
-from src.shift.conditions import MIXTURE, evaluate, run_id_of, share_right
+from src.runs.folder import Run
+from src.shift.conditions import MIXTURE, evaluate, share_right
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Evaluate each run that was not yet, and print a table: a row a run, a column a condition."""
-    run_dirs = [find_run(name) for name in options.runs]
-    results = [evaluate(run_dir, options.data) for run_dir in run_dirs]
-    for run_dir, result in zip(run_dirs, results):
+    runs = [Run.find(name) for name in options.runs]
+    results = [evaluate(run, options.data) for run in runs]
+    for run, result in zip(runs, results):
         said = ", ".join(f"{condition} {share_right(result[condition]):.4f}" for condition in MIXTURE)
         with contextlib.suppress(SettingError):  # a run that has no row: a search's or another ledger's
-            ledger.describe_shift(run_id_of(run_dir), result["shifted"], said)
-    print(table([run_id_of(run_dir) for run_dir in run_dirs], results))
+            ledger.describe_shift(run.run_id, result["shifted"], said)
+    print(table([run.run_id for run in runs], results))
 
 
 def table(run_ids: Sequence[str], results: Sequence[dict[str, Any]]) -> str:

@@ -31,13 +31,14 @@ def main(options: argparse.Namespace) -> None:
     """Measure the heads of a run's first fold; print, write and draw their scores."""
     from src.base.files import write_json
     from src.model.checkpoint import load_model
-    from src.runs.folder import FinishedRun
+    from src.runs.folder import Run
+    from src.store.store import Store
 
     if options.utterances < 1:
         raise SettingError(f"--utterances {options.utterances}: must be at least 1")
-    run = FinishedRun.open(options.run)
-    model, experiment, _ = load_model(run.fold_dirs[0] / "model.pt")
-    importance = measure_run(model, run.store(), experiment, options.utterances)
+    run = Run.open(options.run)
+    model, experiment, _ = load_model(run.fold(0).model_path)
+    importance = measure_run(model, Store.open(run.store_dir()), experiment, options.utterances)
     out = options.out or run.directory / "head_importance.png"
     draw(importance, out, title=f"{experiment.name}: importance of heads")
     write_json(out.with_suffix(".json"), {"importance": head_rows(importance)})

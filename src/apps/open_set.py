@@ -19,7 +19,7 @@ import numpy as np
 from src.base.errors import SettingError
 from src.base.files import digest, write_json
 from src.runs.calibration import average_folds, energy, equal_error, error_rates, fit_temperature
-from src.runs.folder import OPEN_SET_PREFIX, FinishedRun
+from src.runs.folder import OPEN_SET_PREFIX, Run
 from src.runs.logits import read_logits
 from src.runs.plan import Plan
 from src.settings.config import override
@@ -42,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Train without a tenth of the speakers, measure, and say both error rates."""
+    from src.store.store import Store
     from src.training.run import run as train
 
-    run = FinishedRun.open(options.run)
-    if run.directory.name.startswith(OPEN_SET_PREFIX):
+    run = Run.open(options.run)
+    if run.is_open_set:
         raise SettingError(f"{run.run_id} is itself a run without some of the speakers; name the run that it measures")
-    whole = run.store()
+    whole = Store.open(run.store_dir())
     left_out = choose(len(whole.speakers))
     store = leave_out(whole, left_out)
     plan = make_open_set_plan(run, store, options.folds)
@@ -58,15 +59,15 @@ def main(options: argparse.Namespace) -> None:
               flush=True)
     train(plan, store)
     result = {"run": plan.run_id, "num_left_out": len(left_out),
-              "left_out": [whole.speakers[i] for i in left_out], **measure(FinishedRun.open(plan.run_id), store)}
-    write_json(run.directory / "open_set.json", result)
+              "left_out": [whole.speakers[i] for i in left_out], **measure(Run.open(plan.run_id), store)}
+    write_json(run.open_set_path, result)
     print(f"{result['num_known']:,} utterances of known and {result['num_unknown']:,} of unknown speakers")
     for name, found in result["scores"].items():
         print(f"  {name}: equal error rate {found['equal_error_rate']:.1%}" + (
             f", chosen: below {found['threshold']:.3g}, {found['known_refused']:.1%} of known speakers' utterances are "
             f"refused and {found['unknown_accepted']:.1%} of unknown speakers' accepted"
             if name == result["score"] else ""))
-    print(run.directory / "open_set.json")
+    print(run.open_set_path)
 
 
 def choose(num_speakers: int) -> np.ndarray:
@@ -95,7 +96,7 @@ def leave_out(store: "Store", left_out: np.ndarray) -> "Store":
                    test_rows=store.train_rows[train_labels < 0])
 
 
-def make_open_set_plan(run: FinishedRun, store: "Store", folds: int | None) -> Plan:
+def make_open_set_plan(run: Run, store: "Store", folds: int | None) -> Plan:
     """Return the run that trains the same experiment on a store with speakers left out.
 
     folds: instead of the run's own; a run on all utterances (folds="all") holds one part out here.
@@ -105,17 +106,17 @@ def make_open_set_plan(run: FinishedRun, store: "Store", folds: int | None) -> P
         experiment = override(experiment, {"folds": 1 if folds is None else folds})
     content = {"stage": "open set", "version": VERSION, "run": run.result["digest"], "store": store.digest,
                "folds": experiment.folds}
-    return Plan(run.directory.parent.name, replace(experiment, name=OPEN_SET_PREFIX + experiment.name),
+    return Plan(run.competition, replace(experiment, name=OPEN_SET_PREFIX + experiment.name),
                 store.directory, digest(content))
 
 
-def measure(run: FinishedRun, store: "Store") -> dict[str, Any]:
+def measure(run: Run, store: "Store") -> dict[str, Any]:
     """Return both scores' error rates on held-out known speakers and on left-out ones, and which score is better.
 
     Every fold's model scores all utterances of the unknown speakers, and the known speakers' that it held out.
     """
     rows, known = run.held_out()
-    unknown = np.concatenate([read_logits(path / "test.npz")[1] for path in run.fold_dirs])
+    unknown = np.concatenate([read_logits(fold.test_path)[1] for fold in run.folds])
     temperature = fit_temperature(known, store.labels[rows])
     tried = {"probability": lambda logits: np.exp(average_folds(logits[None], temperature)).max(1), "energy": energy}
     if run.experiment.infer.crops:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from src.base.errors import DivergedError, SettingError
-from src.base.files import read_json
 from src.ledger import file as ledger
 from src.ledger.row import make_row
 from src.runs.plan import Plan, make_plan
@@ -19,7 +18,7 @@ def do_once(plan: Plan, work: Callable[[], dict[str, Any]], write: Callable[[dic
     A run that diverges leaves a row too, and its error is raised on; a full disk or a stop says nothing of it.
     """
     if is_done:
-        result = read_json(plan.directory / "result.json")
+        result = plan.run.result
     else:
         try:
             result = work()

@@ -6,35 +6,34 @@ saw fold k, so that its validation stays honest: both must split the same uttera
 """
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from src.base.errors import InputError, SettingError
-from src.base.files import atomic_open, read_json
+from src.base.files import atomic_open
+from src.runs.folder import Run
+from src.settings.folds import Folds, holds_out_as
 
-PSEUDO_LABELS = "pseudo_labels.npz"
 
-
-def save_pseudo_labels(directory: Path, rows: np.ndarray, by_fold: list[np.ndarray], overall: np.ndarray) -> None:
+def save_pseudo_labels(path: Path, rows: np.ndarray, by_fold: list[np.ndarray], overall: np.ndarray) -> None:
     """Write labels and confidences of test `rows` (N,) from log-posteriors (N, C), of each fold and of all together."""
     scores = np.stack([*by_fold, overall])
-    with atomic_open(directory / PSEUDO_LABELS, "wb") as file:
+    with atomic_open(path, "wb") as file:
         np.savez(file, rows=rows, labels=scores.argmax(2), confidence=np.exp(scores.max(2)).astype(np.float32))
 
 
-def check_pseudo_labels(blend_dir: Path, table: str, folds: int | Literal["all"]) -> None:
+def check_pseudo_labels(blend: Run, table: str, folds: Folds) -> None:
     """Raise SettingError where a blend's predictions cannot join a run of `folds` on the store with digest `table`.
 
     They are numbers of rows and of speakers, and a blend whose runs split otherwise has learnt from what this run
-    holds out; folds=1 is the first fold of five.
+    holds out.
     """
-    name = f"train.pseudo_labels={blend_dir.parent.name}/{blend_dir.name}"
-    result = read_json(blend_dir / "result.json")
+    name = f"train.pseudo_labels={blend.run_id}"
+    result = blend.result
     if result["table"] != table:
         raise SettingError(f"{name}: its utterances, speakers or groups are not today's: the data has changed, or an "
                            "older version made it; train its runs and blend them again")
-    if folds not in ("all", result["folds"]) and (folds, result["folds"]) != (1, 5):
+    if folds != "all" and not holds_out_as(folds, result["folds"]):
         raise SettingError(f"{name}: its runs do not hold out the folds of folds={folds}, so their predictions know "
                            f"this run's answers (theirs: folds={result['folds']}); use runs with as many folds, or "
                            "folds=all here")

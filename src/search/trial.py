@@ -23,7 +23,6 @@ from src.settings.config import override
 from src.store.store import Store
 from src.training.run import run
 
-HEAVY = ("model.pt", "best.pt", "last.pt", "valid.npz", "test.npz")
 REPORTS = 10  # a fold's validations as a pruner sees them: one a tenth of its steps
 
 
@@ -98,8 +97,8 @@ class Objective:
             return 0.0
         if not ledger.contains(plan.digest, result["finished"]):
             write_row(plan, {**result, "note": note}, parent, command, "tune")
-        for name in HEAVY:
-            for path in plan.directory.glob(f"fold_*/{name}"):
-                path.unlink()
+        for fold in plan.run.folds:
+            for path in fold.heavy_paths:
+                path.unlink(missing_ok=True)
         print(f"trial {number}: {result['valid']:.4f}, {result['seconds']:.0f} s", flush=True)
         return result["valid"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from src.base.errors import InputError, RunError, SettingError
 from src.base.files import read_json, write_json
 from src.competition.open import find_folder, open_competition
-from src.settings.config import from_json
+from src.runs.folder import Run
 from src.shift.degraded_store import VERSION, copy_id, degraded_store
 from src.store.ensure import ensure_store
 
@@ -41,7 +41,7 @@ MIXTURE = {
 }
 
 
-def evaluate(run_dir: Path, data: str | Path | None = None) -> dict[str, Any]:
+def evaluate(run: Run, data: str | Path | None = None) -> dict[str, Any]:
     """Return a finished run's validation, clean and by condition; it is kept in the run's conditions.json.
 
     data: the competition's folder or its name under data/, by default the run's own. The result holds "version",
@@ -51,23 +51,22 @@ def evaluate(run_dir: Path, data: str | Path | None = None) -> dict[str, Any]:
     """
     from src.store.store import Store
 
-    result = _finished(run_dir)
-    competition = open_competition(data or find_folder(run_dir.parent.name))
+    result = _finished(run)
+    competition = open_competition(data or find_folder(run.competition))
     if competition.feature_kind != "waveform":
         raise InputError(f"{competition.directory}: only audio can be degraded, and this competition comes as "
                          f"{competition.feature_kind}; there is no `conditions` for it")
-    features = from_json(read_json(run_dir / "experiment.json")).features
-    clean = Store.open(ensure_store(competition, features))
+    clean = Store.open(ensure_store(competition, run.experiment.features))
     if clean.digest != result["store"]:
-        raise InputError(f"{competition.directory}: not what {run_id_of(run_dir)} was trained on, or changed since; "
+        raise InputError(f"{competition.directory}: not what {run.run_id} was trained on, or changed since; "
                          "name its folder with --data, or train it again")
     degraded = Store.open(degraded_store(competition, clean))
-    path = run_dir / "conditions.json"
+    path = run.conditions_path
     known = read_json(path) if path.exists() else {}
     if known.get("store") == degraded.digest:
         counts = {condition: known[condition] for condition in MIXTURE}
     else:
-        counts = _count(run_dir, clean, degraded)
+        counts = _count(run, clean, degraded)
     shifted = sum(weight * share_right(counts[condition]) for condition, weight in MIXTURE.items())
     content = {"version": VERSION, "store": degraded.digest, **counts, "shifted": shifted}
     if content != known:
@@ -75,30 +74,26 @@ def evaluate(run_dir: Path, data: str | Path | None = None) -> dict[str, Any]:
     return content
 
 
-def run_id_of(run_dir: Path) -> str:
-    return f"{run_dir.parent.name}/{run_dir.name}"
-
-
 def share_right(count: dict[str, int]) -> float:
     return count["num_right"] / count["num_valid"]
 
 
-def _finished(run_dir: Path) -> dict[str, Any]:
+def _finished(run: Run) -> dict[str, Any]:
     """Return the result of a run that can be evaluated."""
-    if not (run_dir / "experiment.json").exists():
-        raise SettingError(f"{run_id_of(run_dir)}: not a run of one model; name the runs that it blends")
-    if not (run_dir / "result.json").exists():
-        raise RunError(f"{run_id_of(run_dir)}: not finished; the command that began it goes on from where it stopped")
-    result = read_json(run_dir / "result.json")
-    if not (run_dir / "fold_0" / "model.pt").exists():
-        raise SettingError(f"{run_id_of(run_dir)}: no fold_0/model.pt, so it holds no speaker model; name another run")
+    if run.is_blend:
+        raise SettingError(f"{run.run_id}: not a run of one model; name the runs that it blends")
+    if not run.is_done():
+        raise RunError(f"{run.run_id}: not finished; the command that began it goes on from where it stopped")
+    if not run.has_models():
+        raise SettingError(f"{run.run_id}: no fold_0/model.pt, so it holds no speaker model; name another run")
+    result = run.result
     if result["folds"] == "all":
-        raise SettingError(f"{run_id_of(run_dir)}: trained on every utterance (folds=all), none is left to validate "
+        raise SettingError(f"{run.run_id}: trained on every utterance (folds=all), none is left to validate "
                            "on; evaluate the same experiment with folds=5 or folds=1")
     return result
 
 
-def _count(run_dir: Path, clean: "Store", degraded: "Store") -> dict[str, dict[str, int]]:
+def _count(run: Run, clean: "Store", degraded: "Store") -> dict[str, dict[str, int]]:
     """Return {condition: {"num_right", "num_valid"}} over the held-out utterances of every fold."""
     import torch
     from tqdm import tqdm
@@ -110,10 +105,10 @@ def _count(run_dir: Path, clean: "Store", degraded: "Store") -> dict[str, dict[s
     row_of = {utt_id: row for row, utt_id in enumerate(degraded.utt_ids)}
     conditions = ("clean", *CONDITIONS)
     counts = {condition: {"num_right": 0, "num_valid": 0} for condition in conditions}
-    folds = clean.folds(read_json(run_dir / "result.json")["folds"])
-    with tqdm(total=len(folds) * len(conditions), desc=run_id_of(run_dir), unit="condition", disable=None) as bar:
+    folds = clean.folds(run.result["folds"])
+    with tqdm(total=len(folds) * len(conditions), desc=run.run_id, unit="condition", disable=None) as bar:
         for fold, (_, valid_rows) in enumerate(folds):
-            model, experiment, _ = load_model(run_dir / f"fold_{fold}" / "model.pt")
+            model, experiment, _ = load_model(run.fold(fold).model_path)
             device = experiment.train.device if torch.cuda.is_available() else "cpu"
             model.to(device)
             for condition in conditions:

@@ -11,7 +11,6 @@ from torch import Tensor
 from src.augment.base import Augmentation, check_kinds
 from src.augment.speed import SpeedCopies
 from src.base import distributed
-from src.base.files import write_json
 from src.base.machine import keep_large_blocks
 from src.model import finetune
 from src.model.checkpoint import save_model
@@ -48,12 +47,12 @@ class Fold:
         self.experiment, self.train = plan.experiment, plan.experiment.train
         self.fold, self.valid_rows = fold, valid_rows
         self.name = f"{plan.run_id} fold {fold + 1}/{num_folds}"
-        self.directory = plan.directory / f"fold_{fold}"
+        self.folder = plan.run.fold(fold)
         torch.set_num_threads(self.train.threads)
         keep_large_blocks()
         if self.train.pseudo_labels:
-            rows, labels = read_pseudo_labels(plan.pseudo_labels_path, None if self.experiment.folds == "all" else fold,
-                                              self.train.pseudo_share)
+            own = None if self.experiment.folds == "all" else fold
+            rows, labels = read_pseudo_labels(plan.pseudo_labels.pseudo_labels_path, own, self.train.pseudo_share)
             store, train_rows = store.labelled(rows, labels), np.concatenate([train_rows, rows])
         self.store = store.to(self.train.device) if self.train.device != "cpu" else store
         self.task = Classification(self.train.label_smoothing)
@@ -77,7 +76,7 @@ class Fold:
         self.generator = torch.Generator(self.train.device)
         chosen = self.experiment.finetune
         if chosen.remove:
-            remove_least_important(self.model.eval(), chosen.remove, self.directory, range(MEASURED_STEPS),
+            remove_least_important(self.model.eval(), chosen.remove, self.folder.directory, range(MEASURED_STEPS),
                                    lambda step: self.loss_of(step)["loss"])
         if fold == 0 and distributed.is_main():
             print(finetune.describe(self.model, chosen.regime))
@@ -99,7 +98,7 @@ class Fold:
         """Fit, then save model, logits and result, the result last."""
         loop = Loop(
             model=self.model, optim=self.experiment.optim, steps=self.train.steps, loss_of=self.loss_of,
-            gradients_of=self.gradients_of if self.captured else None, directory=self.directory,
+            gradients_of=self.gradients_of if self.captured else None, directory=self.folder.directory,
             seed=self.experiment.seed, fold=self.fold, device=self.train.device,
             validate=partial(self.validate, report), valid_every=self.train.valid_every, select=self.train.select,
             description=self.name, stop_asked=place.stop.is_set if place else None,
@@ -109,20 +108,18 @@ class Fold:
         if not distributed.is_main():
             return
         started = time.monotonic()
-        save_model(self.directory / "model.pt", self.model, self.experiment, self.store.kind, self.store.dim,
+        save_model(self.folder.model_path, self.model, self.experiment, self.store.kind, self.store.dim,
                    self.store.speakers)
-        logits = {}
-        for name, rows in (("valid", self.valid_rows), ("test", self.store.test_rows)):
-            logits[name] = predict(self.model, self.store, rows, self.train, self.experiment.infer)
-            save_logits(self.directory / f"{name}.npz", rows, logits[name])
-        write_json(self.directory / "result.json", {
+        valid = predict(self.model, self.store, self.valid_rows, self.train, self.experiment.infer)
+        save_logits(self.folder.valid_path, self.valid_rows, valid)
+        test = predict(self.model, self.store, self.store.test_rows, self.train, self.experiment.infer)
+        save_logits(self.folder.test_path, self.store.test_rows, test)
+        self.folder.finish({
             "params": num_parameters(self.model), "train": progress.log[-1].get("accuracy", float("nan")),
-            "num_right": int((logits["valid"].argmax(1) == self.store.labels[self.valid_rows]).sum()),
+            "num_right": int((valid.argmax(1) == self.store.labels[self.valid_rows]).sum()),
             "num_valid": len(self.valid_rows),
             "best_step": (self.train.select == "best" and progress.best_step) or progress.step,
             "seconds": round(progress.seconds + time.monotonic() - started, 2)})
-        for leftover in ("last.pt", "best.pt"):
-            (self.directory / leftover).unlink(missing_ok=True)
 
     def loss_of(self, step: int) -> dict[str, Tensor]:
         """Return loss and accuracy of the step's crops, augmented."""

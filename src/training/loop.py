@@ -24,6 +24,7 @@ from src.base.errors import DivergedError
 from src.base.files import atomic_open
 from src.base.signals import stop_signals
 from src.base.torch_files import load_tensors
+from src.runs.folder import BEST, LAST, RunFold
 from src.settings.config import Optim
 from src.training.collectives import any_of, broadcast, mean
 from src.training.optim import WeightAverage, build_optimiser, learning_rate
@@ -128,7 +129,7 @@ class Loop:
             if any_of(stop_asked()):  # during the last step, its validation or its save
                 raise KeyboardInterrupt
         if self.select == "best" and progress.best_step:
-            self.model.load_state_dict(self._read("best.pt"))
+            self.model.load_state_dict(self._read(BEST))
         elif average:
             average.swap()
         return progress
@@ -177,24 +178,24 @@ class Loop:
             if row["valid_metric"] > progress.best_metric:
                 progress.best_metric, progress.best_step = row["valid_metric"], progress.step
                 if self.select == "best":
-                    self._write("best.pt", self.model.state_dict())
+                    self._write(BEST, self.model.state_dict())
             if average:
                 average.swap()
         progress.log.append(row)
         if not distributed.is_main():
             return
-        with atomic_open(self.directory / "log.csv") as file:
+        with atomic_open(RunFold(self.directory).log_path) as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             writer.writeheader()
             writer.writerows(progress.log)
 
     def _save(self, progress: Progress, optimiser: torch.optim.Optimizer, average: WeightAverage | None) -> None:
-        self._write("last.pt", {
+        self._write(LAST, {
             "model": self.model.state_dict(), "optimiser": optimiser.state_dict(),
             "average": average.state_dict() if average else None, "progress": asdict(progress)})
 
     def _resume(self, optimiser: torch.optim.Optimizer, average: WeightAverage | None) -> Progress:
-        state = self._read("last.pt")
+        state = self._read(LAST)
         if state is None:
             return Progress()
         self.model.load_state_dict(state["model"])

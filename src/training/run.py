@@ -7,11 +7,10 @@ import torch
 
 from src.base import distributed
 from src.base.errors import SettingError
-from src.base.files import read_json, write_json
+from src.base.files import write_json
 from src.base.text import timestamp
 from src.runs.plan import Plan
 from src.runs.pseudo_labels import check_pseudo_labels
-from src.settings.config import to_json
 from src.store.store import Store
 from src.training import workers as fold_workers
 from src.training.collectives import broadcast, main_lock, start
@@ -26,18 +25,18 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
     """
     start(plan.experiment.train.device)
     waiting = f"{plan.run_id}: another process is training it; waiting"
-    with main_lock(plan.directory / ".lock", waiting):
+    with main_lock(plan.run.lock_path, waiting):
         if broadcast(plan.is_done()):
-            return broadcast(read_json(plan.directory / "result.json") if distributed.is_main() else None)
+            return broadcast(plan.run.result if distributed.is_main() else None)
         if plan.experiment.train.pseudo_labels:
-            check_pseudo_labels(plan.pseudo_labels_path.parent, store.table, plan.experiment.folds)
+            check_pseudo_labels(plan.pseudo_labels, store.table, plan.experiment.folds)
         if plan.experiment.train.device == "cuda" and not torch.cuda.is_available():
             raise SettingError("train.device=cuda: no GPU is seen here; leave it at auto, which takes what is there")
         num_folds = len(store.folds(plan.experiment.folds))
         if distributed.is_main():
-            write_json(plan.directory / "experiment.json", to_json(plan.experiment))
-        done = [plan.directory / f"fold_{fold}" / "result.json" for fold in range(num_folds)]
-        todo = [fold for fold, path in enumerate(done) if not broadcast(path.exists())]
+            plan.run.begin(plan.experiment, plan.digest, store.digest)
+        folds = [plan.run.fold(number) for number in range(num_folds)]
+        todo = [fold.number for fold in folds if not broadcast(fold.is_done())]
         train, count = plan.experiment.train, 1
         if train.device == "cpu" and distributed.world_size() == 1 and not report:
             count = fold_workers.num_at_once(train.threads, len(todo))
@@ -48,8 +47,8 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
                 train_fold(plan, store, fold, report=report)
         result = None
         if distributed.is_main():
-            result = _summarise(plan, store, [read_json(path) for path in done])
-            write_json(plan.directory / "result.json", result)
+            result = _summarise(plan, store, [fold.result() for fold in folds])
+            write_json(plan.run.result_path, result)
         return broadcast(result)
 
 

@@ -330,6 +330,15 @@ def test_a_peer_is_run_on_the_folder_and_its_last_line_read(course_dir, tmp_path
     assert path.with_suffix(".calls").read_text().split() == [str(course_dir), "--model", "seed88", "--steps", "7"]
 
 
+def test_a_peer_imports_what_lies_beside_it_and_not_ours(course_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as run.sh does
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_DIR))
+    path = script(tmp_path / "peer.py", f"{PEER}    from src import beside")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "beside.py").touch()
+    assert bench_peer.Peer.of(str(path), open_competition(course_dir), "cpu").run("course", 1).crops_per_s == 50.0
+
+
 def test_a_peers_memory_is_that_of_all_its_processes(course_dir, tmp_path):
     path = script(tmp_path / "peer.py", """
         import subprocess, sys, time

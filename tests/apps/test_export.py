@@ -29,7 +29,7 @@ from src.base.errors import InputError, RunError, SettingError
 from src.competition.open import open_competition
 from src.model.frontend import LogMel
 from src.preprocess import preprocess
-from src.runs.folder import FinishedRun
+from src.runs.folder import Run
 from src.runs.logits import read_logits
 from src.runs.plan import make_plan
 from src.settings.config import Features, override, part
@@ -64,7 +64,7 @@ def trained(directory, **changes):
     experiment = override(experiments.get("course"), TINY | changes)
     plan = make_plan(competition.name, preprocess(competition, experiment.features), experiment)
     train(plan, Store.open(plan.store_dir))
-    return FinishedRun.open(plan.run_id)
+    return Run.open(plan.run_id)
 
 
 def call(*arguments):
@@ -172,8 +172,8 @@ def test_predict_runs_on_the_file_without_torch_in_the_process(audio, exported, 
 def test_the_quantised_file_is_scored_beside_the_other_on_held_out_utterances(audio, exported, said, monkeypatch):
     monkeypatch.setenv("SPEAKER_ID_WORKSPACE", str(audio[0]))
     run = audio[1]
-    held_out = [read_logits(path / "valid.npz") for path in run.fold_dirs]
-    labels = run.store().labels
+    held_out = [read_logits(fold.valid_path) for fold in run.folds]
+    labels = Store.open(run.store_dir()).labels
     right = sum((logits.argmax(1) == labels[rows]).sum() for rows, logits in held_out)
     found = re.search(r"out-of-fold accuracy: ([\d.]+), with 8 bits ([\d.]+) \(12 held-out utterances\)", said)
     assert float(found[1]) == pytest.approx(right / 12, abs=5e-5), "the file's own accuracy is the run's"

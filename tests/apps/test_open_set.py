@@ -19,7 +19,7 @@ from src.competition.open import open_competition
 from src.ensemble import blend
 from src.preprocess import preprocess
 from src.runs.calibration import equal_error
-from src.runs.folder import FinishedRun
+from src.runs.folder import Run
 from src.runs.logits import log_softmax, read_logits
 from src.runs.plan import make_plan
 from src.settings.config import override, part
@@ -36,7 +36,7 @@ def trained(directory, **changes):
     experiment = override(experiments.get("course"), TINY | changes)
     plan = make_plan(competition.name, preprocess(competition, experiment.features), experiment)
     train(plan, Store.open(plan.store_dir))
-    return FinishedRun.open(plan.run_id)
+    return Run.open(plan.run_id)
 
 
 def call(*arguments):
@@ -60,7 +60,7 @@ def five_dir(tmp_path):
 
 
 def test_the_speakers_left_out_are_never_trained_on_and_become_the_test_part(five_dir, workspace):
-    store = trained(five_dir, folds=1).store()
+    store = Store.open(trained(five_dir, folds=1).store_dir())
     for left_out in (np.array([1]), np.array([0, 3])):
         reduced = open_set.leave_out(store, left_out)
         unknown = {store.speakers[i] for i in left_out}
@@ -83,14 +83,14 @@ def test_it_trains_once_measures_both_scores_and_leaves_the_run_as_it_was(five_d
     call(run.run_id)
     found = read_json(run.directory / "open_set.json")
     assert len(found["left_out"]) == found["num_left_out"] == 1
-    utt_ids = run.store().utt_ids
+    utt_ids = Store.open(run.store_dir()).utt_ids
     assert {utt_ids[row][0] for row in taken} == set("abcde") - set(found["left_out"])
     assert all(path.read_bytes() == content for path, content in before.items())
     assert (found["num_known"], found["num_unknown"]) == (24, 6)
 
-    other = FinishedRun.open(found["run"])
-    known = np.concatenate([read_logits(path / "valid.npz")[1] for path in other.fold_dirs])
-    unknown = np.concatenate([read_logits(path / "test.npz")[1] for path in other.fold_dirs])
+    other = Run.open(found["run"])
+    known = np.concatenate([read_logits(fold.valid_path)[1] for fold in other.folds])
+    unknown = np.concatenate([read_logits(fold.test_path)[1] for fold in other.folds])
     assert unknown.shape == (12, 4), "each fold's model scores every unknown utterance"
     energies = [torch.from_numpy(logits).double().logsumexp(1).numpy() for logits in (known, unknown)]
     tempered = [(torch.from_numpy(logits).double() / found["temperature"]).softmax(1).amax(1).numpy()
@@ -110,7 +110,7 @@ def test_it_trains_once_measures_both_scores_and_leaves_the_run_as_it_was(five_d
     call(run.run_id)
     assert not taken, "what is trained is not trained again"
     assert read_json(run.directory / "open_set.json") == found
-    assert FinishedRun.newest("five").run_id == run.run_id, "predict never takes the run without some speakers"
+    assert Run.newest("five").run_id == run.run_id, "predict never takes the run without some speakers"
     with pytest.raises(SettingError, match="is itself a run without"):
         call(found["run"])
 
@@ -120,17 +120,17 @@ def test_a_run_on_all_utterances_holds_one_part_out_and_folds_can_be_fewer(five_
         call(run.run_id, *arguments)
         found = read_json(run.directory / "open_set.json")
         assert 0 < found["num_known"] < 24
-        assert len(FinishedRun.open(found["run"]).fold_dirs) == 1
+        assert len(Run.open(found["run"]).folds) == 1
 
 
 def test_a_second_round_is_measured_without_the_labels_of_the_first(five_dir, workspace, capsys):
     first = trained(five_dir)
-    blend([first.directory], first.store().labels)
+    blend([first], Store.open(first.store_dir()).labels)
     second = trained(five_dir, **{"train.pseudo_labels": first.run_id})
     call(second.run_id, "--folds", 1)
     found = read_json(second.directory / "open_set.json")
     assert found["num_unknown"] == 6
-    assert FinishedRun.open(found["run"]).experiment.train.pseudo_labels == ""
+    assert Run.open(found["run"]).experiment.train.pseudo_labels == ""
     assert f"without train.pseudo_labels={second.experiment.train.pseudo_labels}" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ from src.base.errors import InputError, SettingError
 from src.base.files import read_json, write_json
 from src.competition.open import open_competition
 from src.preprocess import preprocess
-from src.runs.folder import FinishedRun
+from src.runs.folder import Run
 from src.runs.logits import read_logits
 from src.runs.plan import make_plan
 from src.settings.config import override, part
@@ -55,12 +55,12 @@ def answers(capsys, *arguments):
 
 def expected(run_dir):
     """Return the run's test log-probabilities, averaged and tempered by hand."""
-    run = FinishedRun.open(f"{run_dir.parent.name}/{run_dir.name}")
+    run = Run.open(f"{run_dir.parent.name}/{run_dir.name}")
     rows, logits = run.held_out()
     from src.runs.calibration import fit_temperature
 
-    temperature = fit_temperature(logits, run.store().labels[rows])
-    folds = [torch.from_numpy(read_logits(path / "test.npz")[1]).double().log_softmax(1) for path in run.fold_dirs]
+    temperature = fit_temperature(logits, Store.open(run.store_dir()).labels[rows])
+    folds = [torch.from_numpy(read_logits(fold.test_path)[1]).double().log_softmax(1) for fold in run.folds]
     return (sum(folds) / len(folds) / temperature).softmax(1).numpy(), temperature, len(rows)
 
 

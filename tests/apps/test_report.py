@@ -22,10 +22,11 @@ from src.base.workspace import runs_dir
 from src.experiments import BASE
 from src.ledger import file as ledger
 from src.ledger.row import make_row
+from src.runs.folder import Run
 from src.runs.logits import save_logits
 from src.runs.plan import make_plan
 from src.settings.auto import DataSummary
-from src.settings.config import override, part, to_json
+from src.settings.config import override, part
 from src.store.store import Store
 
 NASTY = ("<script>alert(1)</script>", 'x" onload="alert(2)', "$\\frac{$ & 李 \uffff")
@@ -92,7 +93,7 @@ def make_run(store, experiment=TINY, folds_done=None, right=0.8, with_model=True
     from src.model.speaker_model import SpeakerModel
 
     plan = make_plan("toy", store.directory, experiment)
-    write_json(plan.directory / "experiment.json", to_json(plan.experiment))
+    plan.run.begin(plan.experiment, plan.digest, store.digest)
     rng, results = np.random.default_rng(1), []
     folds = store.folds(plan.experiment.folds)
     for k, rows in enumerate(valid_rows[:num_valid] for _, valid_rows in folds[:folds_done]):
@@ -273,10 +274,10 @@ def test_logits_of_another_store_are_refused(workspace):
     plan = make_run(make_store(workspace, ("a", "b"), 40))
     save_logits(plan.directory / "fold_1" / "valid.npz", np.arange(3), np.zeros((3, 5)))
     with pytest.raises((InputError, ValueError)):
-        run_evidence.gather(plan.directory)
+        run_evidence.gather(Run(plan.directory))
     save_logits(plan.directory / "fold_1" / "valid.npz", np.array([40]), np.zeros((1, 2)))
     with pytest.raises(InputError, match="not of this store"):
-        run_evidence.gather(plan.directory)
+        run_evidence.gather(Run(plan.directory))
 
 
 def test_a_run_that_is_never_wrong_has_a_report(workspace):
@@ -306,7 +307,7 @@ def test_what_another_stage_made_is_refused(workspace):
     plan = make_run(make_store(workspace, ("a", "b"), 40), with_model=False)
     write_json(plan.directory / "fold_1" / "result.json", {"errors": 7, "seconds": 1.0})
     with pytest.raises(SettingError, match="tells classes apart"):
-        run_evidence.gather(plan.directory)
+        run_evidence.gather(Run(plan.directory))
 
 
 def test_neighbours_are_the_five_above_and_below_and_the_parent(workspace):
@@ -327,7 +328,7 @@ def test_neighbours_are_the_five_above_and_below_and_the_parent(workspace):
     ledger.append({**row(31, 0.43)[1], "competition": "other"})
     ledger.append({**row(32, 0.43)[1], "status": "failed"})
     ledger.append({**row(33, 0.43)[1], "metric": "token error rate"})
-    evidence = run_evidence.gather(plan.directory)
+    evidence = run_evidence.gather(Run(plan.directory))
     table = report_sections._neighbours(evidence).tables[0]
     assert [line[1] for line in table.rows] == ["e13", "e12", "e11", "e10", "e9", "e30", "e8", "e7", "e6", "e5", "e4",
                                                 "e1 (parent)"]
@@ -381,7 +382,7 @@ def test_tensorboard_reads_the_curves(trained, tmp_path, monkeypatch):
     for k in range(2):
         events = EventAccumulator(str(tmp_path / "events" / plan.run_id / f"fold_{k}"))
         events.Reload()
-        log = run_evidence.gather(workspace / "data" / "runs" / plan.run_id).logs[k]
+        log = run_evidence.gather(Run(workspace / "data" / "runs" / plan.run_id)).logs[k]
         for tag, column in (("accuracy/held_out", "valid_metric"), ("loss/training", "loss"), ("learning_rate", "lr")):
             assert [event.step for event in events.Scalars(tag)] == [2, 4]
             np.testing.assert_allclose([event.value for event in events.Scalars(tag)], log[column], rtol=1e-6)

@@ -12,11 +12,11 @@ import pytest
 
 from src.apps.status import command as status
 from src.apps.status import leftovers
-from src.base.errors import InputError, SettingError
+from src.base.errors import RunError, SettingError
 from src.base.files import digest, lock, write_json
 from src.base.text import shown_bytes, shown_path
 from src.experiments import BASE
-from src.runs import store_guess as run_store
+from src.runs.folder import Run
 from src.runs.plan import make_plan
 from src.settings.auto import DataSummary
 from src.settings.config import to_json
@@ -40,8 +40,9 @@ def run(store_dir, seed=0, folds_done=0, is_done=False, leave=()):
     """Write a run of two folds on a store as train leaves it after `folds_done`, and return its folder."""
     experiment = dataclasses.replace(BASE, seed=seed, folds=2)
     plan = make_plan("toy", store_dir, experiment)
-    write_json(plan.directory / "experiment.json", to_json(plan.experiment))
-    (plan.directory / ".lock").touch()
+    wanted = json.loads((store_dir / "meta.json").read_text())["digest"]
+    plan.run.begin(plan.experiment, plan.digest, wanted)
+    plan.run.lock_path.touch()
     for fold in range(2):
         folder = plan.directory / f"fold_{fold}"
         folder.mkdir()
@@ -50,7 +51,6 @@ def run(store_dir, seed=0, folds_done=0, is_done=False, leave=()):
         if fold <= folds_done:
             (folder / "log.csv").write_text(f"step,lr\n10,0.1\n{20 + fold},0.1\n")
     if is_done:
-        wanted = json.loads((store_dir / "meta.json").read_text())["digest"]
         write_json(plan.directory / "result.json", {"store": wanted, "valid": 0.75})
     for name in leave:
         (plan.directory / name).write_bytes(bytes(10))
@@ -98,28 +98,17 @@ def test_states_folds_and_steps_are_told_from_files_and_locks(workspace, capsys)
     assert "1 of 2 folds, step 21 of 8,000" in shown
 
 
-def test_a_run_without_a_result_is_traced_to_its_store_by_its_name(workspace):
+def test_a_run_knows_its_store_from_the_moment_that_it_begins(workspace):
     first, second = store(workspace, "a"), store(workspace, "a", content=1)
-    assert run_store.find_store_of(run(second, 1)) == second
-    assert run_store.find_store_of(run(first, 2)) == first
-    lost = run(store(workspace, "a", content=2), 3)
+    assert Run(run(second, 1)).store_dir() == second
+    assert Run(run(first, 2)).store_dir() == first
+    lost = Run(run(store(workspace, "a", content=2), 3))
     (store(workspace, "a", content=2) / "meta.json").unlink()
-    assert run_store.find_store_of(lost) is None
-    of_old_code = run(first, 4, 2, is_done=True)
-    assert run_store.find_store_of(of_old_code.rename(of_old_code.with_name("course-0"))) == first  # its result says so
-
-
-def test_a_run_whose_file_of_weights_is_gone_stops_nothing(workspace, monkeypatch, capsys):
-    kept = store(workspace, "a")
-    lost = run(kept, 1)
-
-    def gone(*_):
-        raise InputError("encoder.weights: gone.pt: no such file")
-
-    monkeypatch.setattr(run_store, "make_plan", gone)
-    call()
-    assert f"toy/{lost.name}" in capsys.readouterr().out
-    assert leftovers.leftovers() == []
+    with pytest.raises(RunError, match="is gone; the preprocess stage"):
+        lost.store_dir()
+    of_old_code = Run(run(first, 4, 2, is_done=True))
+    (of_old_code.directory / "run.json").unlink()
+    assert of_old_code.store_dir() == first, "its result says so"
 
 
 def test_a_run_is_counted_for_the_store_of_its_own_competition(workspace, capsys):
@@ -136,7 +125,7 @@ def test_no_store_is_spent_while_a_run_does_not_tell_which_one_it_needs(workspac
     old, new = store(workspace, "a", 0, age_s=100), store(workspace, "a", 1)
     directory = run(new)
     assert [item.path for item in leftovers.leftovers()] == [old]
-    directory.rename(directory.with_name("course-00000000"))
+    (directory / "run.json").unlink()  # as an older version leaves a run
     assert leftovers.leftovers() == []
 
 
@@ -262,8 +251,9 @@ def test_a_foreign_or_torn_file_stops_nothing(workspace):
     write_json(old / "experiment.json", {"name": "older", "folds": "all", "train": {"steps": 7}, "gone": 1})
     found = status.survey()
     assert [item.state for item in found["stores"]] == ["whole", "torn"]
-    assert [(item.state, item.num_folds, item.steps) for item in found["runs"]] == [("interrupted", 1, 7)]
-    assert run_store.find_store_of(old) is None
+    assert [(item.state, item.num_folds, item.steps) for item in found["runs"]] == [("of an older version", 1, 7)]
+    with pytest.raises(RunError, match="older-12345678: its store of an older version is gone"):
+        Run(old).store_dir()
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

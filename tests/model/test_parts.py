@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.base.errors import SettingError
+from src.model import norms
 from src.model.encoders import transformer
 from src.model.encoders.campplus import segment_mean
 from src.model.encoders.transformer import TransformerLayer

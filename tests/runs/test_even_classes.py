@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from src.base.files import read_json
 from src.ensemble import blend
 from src.runs import even_classes as prior
 from src.runs.logits import log_softmax, read_logits
@@ -75,14 +74,14 @@ def test_a_blend_matches_its_test_answers_only_and_only_where_the_classes_are_ev
     for name, test, classes, is_matched in (("even", even, "auto", True), ("even_any", even, "any", False),
                                             ("uneven", uneven, "auto", False), ("told", uneven, "even", True)):
         out = blend([write_run(tmp_path / name, "x", folds, [test, test])], labels, classes)
-        posteriors = np.exp(read_logits(out / "test.npz")[1])
+        posteriors = np.exp(read_logits(out.test_path)[1])
         plain = np.exp(log_softmax(np.float32(test)))
-        assert (read_json(out / "result.json")["test_classes"]["num_changed"] is not None) == is_matched
+        assert (out.result["test_classes"]["num_changed"] is not None) == is_matched
         assert np.allclose(posteriors.mean(0), 0.25, rtol=2e-3) == is_matched
         assert np.allclose(posteriors, plain, atol=1e-5) != is_matched
-        with np.load(out / "pseudo_labels.npz") as content:
+        with np.load(out.pseudo_labels_path) as content:
             np.testing.assert_array_equal(content["labels"][-1], posteriors.argmax(1))
-        with np.load(out / "valid.npz") as content:
+        with np.load(out.valid_path) as content:
             np.testing.assert_allclose(np.sort(content["rows"]), np.arange(400))
             held_out = np.concatenate([logits[np.argsort(rows)] for rows, logits in folds][::-1])
             order = np.argsort(np.concatenate([np.arange(0, 400, 2), np.arange(1, 400, 2)]))

@@ -13,6 +13,7 @@ from src.ensemble import blend
 from src.ledger.file import read as read_ledger
 from src.ledger.record import write_row
 from src.preprocess import preprocess
+from src.runs.folder import Run
 from src.runs.logits import read_logits
 from src.runs.plan import make_plan
 from src.runs.pseudo_labels import check_pseudo_labels, read_pseudo_labels, save_pseudo_labels
@@ -34,11 +35,11 @@ def first_round(directory, **changes):
     plan = plan_of(directory, **changes)
     store = Store.open(plan.store_dir)
     run(plan, store)
-    return plan, store, blend([plan.directory], store.labels)
+    return plan, store, blend([plan.run], store.labels)
 
 
 def test_each_fold_is_given_what_its_own_models_predict(course_dir, workspace, monkeypatch):
-    plan, store, blend_dir = first_round(course_dir)
+    plan, store, made = first_round(course_dir)
     seen = []
     take = Store.crops
 
@@ -48,7 +49,7 @@ def test_each_fold_is_given_what_its_own_models_predict(course_dir, workspace, m
 
     monkeypatch.setattr(Store, "crops", crops)
     second = plan_of(course_dir, **{"train.pseudo_labels": plan.run_id, "train.pseudo_share": 0.75})
-    assert second.experiment.train.pseudo_labels == f"toy_course/{blend_dir.name}", "named by the blend, whatever asked"
+    assert second.experiment.train.pseudo_labels == made.run_id, "named by the blend, whatever asked"
     run(second, store)
     steps = TINY["train.steps"]
     for fold, (train_rows, valid_rows) in enumerate(store.folds(2)):
@@ -67,7 +68,7 @@ def test_each_fold_is_given_what_its_own_models_predict(course_dir, workspace, m
 def test_the_surest_come_first(tmp_path):
     first = np.log([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
     second = np.log([[0.1, 0.9], [0.6, 0.4], [0.5, 0.5]])
-    save_pseudo_labels(tmp_path, np.array([7, 8, 9]), [first], second)
+    save_pseudo_labels(tmp_path / "pseudo_labels.npz", np.array([7, 8, 9]), [first], second)
     rows, labels = read_pseudo_labels(tmp_path / "pseudo_labels.npz", 0, 0.67)
     assert (rows.tolist(), labels.tolist()) == ([8, 9], [0, 1])
     rows, labels = read_pseudo_labels(tmp_path / "pseudo_labels.npz", None, 0.34)
@@ -78,29 +79,29 @@ def test_the_surest_come_first(tmp_path):
                                                         ("all", "all", True), (1, 5, False), (4, 1, False),
                                                         (5, 4, False), ("all", 2, False)])
 def test_folds_that_were_split_otherwise_have_been_seen(tmp_path, first, second, works):
-    blend_dir = tmp_path / "toy" / "ensemble-00000000"
-    write_json(blend_dir / "result.json", {"table": "abc", "folds": first})
+    made = Run(tmp_path / "toy" / "ensemble-00000000")
+    write_json(made.result_path, {"table": "abc", "folds": first})
     with nullcontext() if works else pytest.raises(SettingError, match=rf"toy/ensemble-0+: .*theirs: folds={first}"):
-        check_pseudo_labels(blend_dir, "abc", second)
+        check_pseudo_labels(made, "abc", second)
 
 
 def test_labels_that_mean_other_utterances_or_speakers_now_are_refused(frames_dir, workspace):
-    first, _, blend_dir = first_round(frames_dir)
+    first, _, made = first_round(frames_dir)
     table = frames_dir / "frames.csv"
     table.write_text(table.read_text().replace("train_0,train,anna", "train_0,train,bert"))
     plan = plan_of(frames_dir, **{"train.pseudo_labels": first.run_id})
-    with pytest.raises(SettingError, match=rf"toy_frames/{blend_dir.name}: its utterances, speakers .* not today's"):
+    with pytest.raises(SettingError, match=rf"{made.run_id}: its utterances, speakers .* not today's"):
         run(plan, Store.open(plan.store_dir))
     assert not list(plan.directory.glob("fold_*")), "told before anything is trained"
 
 
 def test_other_predictions_are_another_run_and_missing_ones_an_error(course_dir, workspace):
-    plan, store, blend_dir = first_round(course_dir)
+    plan, store, made = first_round(course_dir)
     before = plan_of(course_dir, **{"train.pseudo_labels": plan.run_id}).digest
     scores = np.zeros((2, len(store.test_rows), 3))
-    save_pseudo_labels(blend_dir, store.test_rows, list(scores), scores[0])
+    save_pseudo_labels(made.pseudo_labels_path, store.test_rows, list(scores), scores[0])
     assert plan_of(course_dir, **{"train.pseudo_labels": plan.run_id}).digest != before
-    (blend_dir / "pseudo_labels.npz").unlink()
+    made.pseudo_labels_path.unlink()
     with pytest.raises(SettingError, match=r"run `bash run\.sh ensemble"):
         plan_of(course_dir, **{"train.pseudo_labels": plan.run_id})
     seen_all, _, _ = first_round(course_dir, folds="all")

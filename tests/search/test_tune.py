@@ -166,7 +166,7 @@ def test_search_then_promote(workspace, frames_dir, capsys):
         assert make_plan("toy_frames", store_dir, experiment).digest == row["digest"]
     study_dir = next((workspace / "data" / "studies" / "toy_frames").glob("course-*"))
     kept = {path.name for path in (study_dir / "trials").rglob("*") if path.is_file() and path.name != ".lock"}
-    assert kept == {"experiment.json", "result.json", "log.csv"}
+    assert kept == {"experiment.json", "result.json", "run.json", "log.csv"}
 
     study = open_only_study(workspace)  # a drawn trial shall be the best, whatever ten steps gave
     drawn = study.trials[1]

@@ -14,6 +14,7 @@ from src.base.errors import InputError, RunError, SettingError
 from src.competition.open import open_competition
 from src.model.frontend import LogMel
 from src.preprocess import preprocess
+from src.runs.folder import Run
 from src.runs.plan import make_plan
 from src.settings.config import Features, override, part
 from src.shift import conditions, degrade
@@ -158,7 +159,7 @@ def test_every_fold_hears_its_own_held_out_utterances_and_the_figures_add_up(aud
         return logits
 
     monkeypatch.setattr(evaluate, "predict", spy)
-    result = conditions.evaluate(run_dir, audio_dir)
+    result = conditions.evaluate(Run(run_dir), audio_dir)
     assert list(result) == ["version", "store", "clean", *degrade.CONDITIONS, "shifted"]
     assert len(calls) == 3 * 8
     right = dict.fromkeys(MIXTURE, 0)
@@ -186,17 +187,17 @@ def test_every_fold_hears_its_own_held_out_utterances_and_the_figures_add_up(aud
 
     with monkeypatch.context() as patch:  # another mixture counts nothing again
         patch.setattr(conditions, "MIXTURE", {condition: float(condition == "noise") for condition in MIXTURE})
-        assert conditions.evaluate(run_dir, audio_dir)["shifted"] == right["noise"] / 18
+        assert conditions.evaluate(Run(run_dir), audio_dir)["shifted"] == right["noise"] / 18
         assert json.loads((run_dir / "conditions.json").read_text())["shifted"] == right["noise"] / 18
         assert len(calls) == 3 * 8
     monkeypatch.setattr(degraded, "VERSION", 0)
-    conditions.evaluate(run_dir, audio_dir)
+    conditions.evaluate(Run(run_dir), audio_dir)
     assert len(calls) == 6 * 8
 
 
 def test_a_run_of_one_fold_and_of_waveforms_is_evaluated_too(audio_dir):
     run_dir, _ = trained(audio_dir, folds=1, **{"features.store": "waveform"})
-    result = conditions.evaluate(run_dir, audio_dir)
+    result = conditions.evaluate(Run(run_dir), audio_dir)
     assert {result[condition]["num_valid"] for condition in MIXTURE} == {4}
 
 
@@ -218,21 +219,21 @@ def test_the_mixture_is_that_of_the_sessions():
 def test_what_cannot_be_evaluated_says_why(audio_dir, course_dir, workspace):
     run_dir, _ = trained(course_dir)
     with pytest.raises(InputError, match=r"toy_course: only audio can be degraded.* comes as logmel"):
-        conditions.evaluate(run_dir, course_dir)
+        conditions.evaluate(Run(run_dir), course_dir)
     run_dir, _ = trained(audio_dir, folds="all")
     with pytest.raises(SettingError, match=r"toy_audio/course-\w+: trained on every utterance \(folds=all\)"):
-        conditions.evaluate(run_dir, audio_dir)
+        conditions.evaluate(Run(run_dir), audio_dir)
     run_dir, _ = trained(audio_dir, folds=1)
     write_audio(audio_dir / "train" / "anna" / "new.wav", voice(0, 9, 0.3))
     with pytest.raises(InputError, match=r"toy_audio: not what toy_audio/course-\w+ was trained on"):
-        conditions.evaluate(run_dir, audio_dir)
+        conditions.evaluate(Run(run_dir), audio_dir)
     (run_dir / "fold_0" / "model.pt").rename(run_dir / "model.pt")
     with pytest.raises(SettingError, match=r"no fold_0/model\.pt, so it holds no speaker model"):
-        conditions.evaluate(run_dir, audio_dir)
+        conditions.evaluate(Run(run_dir), audio_dir)
     (run_dir / "result.json").unlink()
     with pytest.raises(RunError, match="not finished"):
-        conditions.evaluate(run_dir, audio_dir)
+        conditions.evaluate(Run(run_dir), audio_dir)
     (run_dir.parent / "ensemble-12345678").mkdir()
     with pytest.raises(SettingError, match=r"ensemble-12345678: not a run of one model"):
-        conditions.evaluate(run_dir.parent / "ensemble-12345678", audio_dir)
+        conditions.evaluate(Run(run_dir.parent / "ensemble-12345678"), audio_dir)
     assert not list(workspace.rglob("conditions*"))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from src.base.files import write_json
+from src.runs.folder import Run
 
 CLASSES = 4
 
@@ -18,7 +19,7 @@ def write_run(root, name, folds, test, *, table="t", shift=0.0):
     write_json(run_dir / "result.json", {"run_id": f"c/{name}-00000000", "digest": name, "store": "s", "table": table,
                                          "params": 10, "seconds": 1.0,
                                          "folds": len(folds) if len(folds[0][0]) else "all"})
-    return run_dir
+    return Run(run_dir)
 
 
 def noisy_logits(labels, skill, seed):

@@ -19,6 +19,7 @@ from src.competition.open import Competition
 MODELS = ("course", "seed88")  # what a peer can be asked for, named as our experiments
 STEPS = {"cpu": {"course": 600, "seed88": 40}, "cuda": {"course": 6000, "seed88": 2000}}  # some twenty seconds
 RATES = ("crops_per_s", "predict_utterances_per_s")
+OURS = ("PYTHONPATH", "PYTHONSAFEPATH")  # run.sh's, by which a peer would find our modules and not those beside it
 POLL_S = 0.2
 SHOWN_LINES = 8  # of a failed peer's messages
 
@@ -55,9 +56,10 @@ class Peer:
     def run(self, model: str, steps: int) -> PeerResult:
         """Run the peer once; raises RunError with its last messages when it fails or prints no result."""
         command = [sys.executable, str(self.script), str(self.directory), "--model", model, "--steps", str(steps)]
-        hidden = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
+        environment = {name: value for name, value in os.environ.items() if name not in OURS}
+        environment |= {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True, errors="replace", env=os.environ | hidden, start_new_session=True)
+                                   text=True, errors="replace", env=environment, start_new_session=True)
         try:
             peak = 0.0
             while True:

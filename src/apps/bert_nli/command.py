@@ -13,11 +13,12 @@ from typing import Any
 
 from src.apps.bert_nli.settings import Study
 from src.base.errors import InputError, SettingError
-from src.base.files import digest, lock, read_json, write_json
+from src.base.files import digest, lock, read_json
 from src.base.machine import has_gpu, usable_cpus
 from src.base.workspace import runs_dir
 from src.ledger import file as ledger
 from src.ledger.row import commit
+from src.runs.folder import Run
 from src.settings.config import REGIMES
 
 VERSION = 1  # raise it when the code changes what a run computes
@@ -62,15 +63,16 @@ def run(options: argparse.Namespace, regime: str) -> dict[str, Any]:
     sources = {name: _file_digest(path) for name, path in _files(options).items()}
     full = digest({"version": VERSION, "files": sources, "study": asdict(study)})
     directory = runs_dir(options.pairs.stem) / f"{study.name}-{full[:8]}"
-    with lock(directory / ".lock", f"{directory.name}: another process is training it; waiting"):
-        if (directory / "result.json").exists():
+    made = Run(directory)
+    with lock(made.lock_path, f"{directory.name}: another process is training it; waiting"):
+        if made.is_done():
             print(f"{directory.name} is there, skipped")
         else:
             from src.apps.bert_nli.run import PairRun
 
             fitted = PairRun(study, directory, options.pairs, options.valid, _vocab(options), options.weights).run()
-            write_json(directory / "result.json", fitted)
-        result = read_json(directory / "result.json")
+            made.whole.finish(fitted)
+        result = made.result
         if not ledger.contains(full, result["finished"]):
             ledger.append(_row(options, study, result, directory, full, sources))
     return result

@@ -29,6 +29,7 @@ from src.base.files import atomic_open
 from src.base.machine import peak_mb, reset_peak
 from src.base.text import timestamp
 from src.model import attention_heads, finetune
+from src.runs.folder import Run
 from src.runs.logits import accuracy, cross_entropy
 from src.settings.config import Optim
 from src.training.head_removal import remove_least_important
@@ -95,10 +96,8 @@ class PairRun:
         with atomic_open(self.directory / "report.txt") as file:
             file.write(text)
         print(text)
-        model_path = self.directory / "model.pt"
+        model_path = Run(self.directory).whole.model_path
         save_classifier(model_path, self.model, self.names, len(attention_heads.layers_of(self.model.bert)))
-        for leftover in ("last.pt", "best.pt"):
-            (self.directory / leftover).unlink(missing_ok=True)
         return {"regime": study.regime, "learning": self.learning, "params": self.total, "steps": steps,
                 "train": train, "valid": valid, "best_step": progress.best_step, "seconds": progress.seconds,
                 "epoch_s": progress.seconds / study.epochs, "peak_mb": most_mb,

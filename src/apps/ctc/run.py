@@ -19,12 +19,11 @@ from src.apps.ctc.ctc import CTC, CTCModel, save_model
 from src.apps.ctc.frozen_features import SAMPLES_PER_FRAME
 from src.apps.curves import draw
 from src.base.errors import SettingError
-from src.base.files import atomic_open, lock, read_json, write_json
+from src.base.files import atomic_open, lock, write_json
 from src.base.text import timestamp
 from src.model import finetune
 from src.model.speaker_model import num_parameters
 from src.runs.plan import Plan
-from src.settings.config import to_json
 from src.store.folds import FOLD_SEED
 from src.store.store import Store
 from src.training.evaluate import autocast
@@ -43,18 +42,18 @@ def run(plan: Plan, texts: Mapping[str, str], store: Store) -> dict[str, Any]:
     texts: {utt_id: transcript} of the training utterances to use.
     Two processes with the same plan never mix: the second waits. Raises RunError for a loss that is not finite.
     """
-    directory, experiment = plan.directory, plan.experiment
-    with lock(directory / ".lock", f"{plan.run_id}: another process is training it; waiting"):
+    experiment = plan.experiment
+    with lock(plan.run.lock_path, f"{plan.run_id}: another process is training it; waiting"):
         if plan.is_done():
-            return read_json(directory / "result.json")
-        write_json(directory / "experiment.json", to_json(experiment))
+            return plan.run.result
+        plan.run.begin(experiment, plan.digest, store.digest)
         rows = np.array([row for row in store.train_rows if store.utt_ids[row] in texts], np.int64)
         results = []
         for fold, (train_rows, valid_rows) in enumerate(speaker_folds(store, rows, experiment.folds)):
-            done = directory / f"fold_{fold}" / "result.json"
-            if not done.exists():
+            folder = plan.run.fold(fold)
+            if not folder.is_done():
                 _Fold(plan, texts, store, fold, train_rows, valid_rows).run()
-            results.append(read_json(done))
+            results.append(folder.result())
         total = {key: sum(result[key] for result in results) for key in results[0]}
         result = {
             "run_id": plan.run_id, "digest": plan.digest, "store": store.digest, "metric": CTC.metric,
@@ -63,7 +62,7 @@ def run(plan: Plan, texts: Mapping[str, str], store: Store) -> dict[str, Any]:
             "num_valid": total["num_valid"], "params": results[0]["params"], "steps": experiment.train.steps,
             "folds": experiment.folds, "seeds": experiment.seed, "device": experiment.train.device,
             "seconds": round(total["seconds"], 2), "finished": timestamp()}
-        write_json(directory / "result.json", result)
+        write_json(plan.run.result_path, result)
         return result
 
 
@@ -109,7 +108,7 @@ class _Fold:
                  valid_rows: np.ndarray) -> None:
         self.experiment, self.train = plan.experiment, plan.experiment.train
         self.name = f"{plan.run_id} fold {fold + 1}"
-        self.fold, self.directory = fold, plan.directory / f"fold_{fold}"
+        self.fold, self.folder = fold, plan.run.fold(fold)
         self.train_rows, self.valid_rows = train_rows, valid_rows
         torch.set_num_threads(self.train.threads)
         self.store = store.to(self.train.device) if self.train.device != "cpu" else store
@@ -140,25 +139,23 @@ class _Fold:
         """Fit, then save model, curves, held-out texts and counts of errors, the counts last."""
         progress = Loop(
             model=self.model, optim=self.experiment.optim, steps=self.train.steps, loss_of=self.loss_of,
-            directory=self.directory, seed=self.experiment.seed, fold=self.fold, device=self.train.device,
+            directory=self.folder.directory, seed=self.experiment.seed, fold=self.fold, device=self.train.device,
             validate=self.validate, valid_every=self.train.valid_every, select=self.train.select,
             description=self.name).run()
         started = time.monotonic()
-        save_model(self.directory / "ctc.pt", self.model, self.experiment, self.task)
-        draw(self.directory / "log.csv", self.directory / "curves.png", PANELS, self.name)
+        save_model(self.folder.directory / "ctc.pt", self.model, self.experiment, self.task)
+        draw(self.folder.log_path, self.folder.directory / "curves.png", PANELS, self.name)
         counts: dict[str, Any] = {"params": num_parameters(self.model), "num_valid": len(self.valid_rows)}
         for part, rows in (("train", self.train_rows), ("valid", self.valid_rows)):
             decoded, _ = self.decode(rows)
             counts[f"{part}_errors"], counts[f"{part}_tokens"] = self.task.errors(decoded, self.texts(rows))
-        with atomic_open(self.directory / "decoded.csv") as file:  # of the held-out ones, which came last
+        with atomic_open(self.folder.directory / "decoded.csv") as file:  # of the held-out ones, which came last
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("utt_id", "text", "decoded"))
             utt_ids = [self.store.utt_ids[row] for row in self.valid_rows]
             writer.writerows(zip(utt_ids, self.texts(self.valid_rows), decoded))
         seconds = round(progress.seconds + time.monotonic() - started, 2)
-        write_json(self.directory / "result.json", {**counts, "seconds": seconds})
-        for leftover in ("last.pt", "best.pt"):
-            (self.directory / leftover).unlink(missing_ok=True)
+        self.folder.finish({**counts, "seconds": seconds})
 
     def loss_of(self, step: int) -> dict[str, Tensor]:
         """Return the loss of the step's utterances, whole."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from src.apps.predict.onnx_model import OnnxModel, require
 from src.base.errors import RunError, SettingError
 from src.base.files import atomic_open
-from src.runs.folder import FinishedRun
+from src.runs.folder import Run
 
 if TYPE_CHECKING:
     from src.apps.predict.fold_models import FoldModels
@@ -42,12 +42,13 @@ def main(options: argparse.Namespace) -> None:
     if options.onnx.is_dir():
         raise SettingError(f"--onnx {options.onnx}: a folder; name a file, such as speakers.onnx")
     from src.apps.predict.fold_models import FoldModels
+    from src.store.store import Store
 
-    run = FinishedRun.open(options.run)
+    run = Run.open(options.run)
     if run.experiment.infer.crops:
         raise SettingError(f"{run.run_id}: infer.crops={run.experiment.infer.crops}, and an exported file sees "
                            "utterances whole, so it would answer otherwise; export a run with infer.crops=0")
-    from_audio = "sample_rate" in run.store().settings
+    from_audio = "sample_rate" in Store.open(run.store_dir()).settings
     models = FoldModels(run, () if options.fold is None else (options.fold,), device="cpu")
     difference = export(models, from_audio, options.onnx)
     folds = f"{models.card.num_folds} folds averaged" if models.card.num_folds > 1 else f"fold {options.fold or 0}"
@@ -126,7 +127,7 @@ def quantise(source: Path, target: Path) -> None:
         _put(candidate, target)
 
 
-def out_of_fold_accuracy(run: FinishedRun, only: int | None = None) -> tuple[int, float, float]:
+def out_of_fold_accuracy(run: Run, only: int | None = None) -> tuple[int, float, float]:
     """Return the number of held-out utterances scored, and the accuracy on them of the ONNX graph and of its 8-bit
     form, each utterance through the one fold's model that was not trained on it; of one fold with `only`."""
     from src.apps.export.onnx_graph import EXAMPLE_FRAMES, SpeakerGraph, example, write_graph
@@ -134,10 +135,10 @@ def out_of_fold_accuracy(run: FinishedRun, only: int | None = None) -> tuple[int
     from src.runs.logits import read_logits
 
     store, right, num_scored = run.store(), [0, 0], 0
-    folds = range(len(run.fold_dirs)) if only is None else [only]
+    folds = range(len(run.folds)) if only is None else [only]
     per_fold = -(-MOST_SCORED // len(folds))
     for fold in folds:
-        rows = read_logits(run.fold_dirs[fold] / "valid.npz")[0]
+        rows = read_logits(run.fold(fold).valid_path)[0]
         rows = rows[:: max(1, -(-len(rows) // per_fold))]
         if not len(rows):
             continue

@@ -201,9 +201,9 @@ def _model(options: argparse.Namespace) -> Model:
         from src.apps.predict.onnx_model import OnnxModel
 
         return OnnxModel(options.onnx)
-    from src.runs.folder import FinishedRun
+    from src.runs.folder import Run
 
-    run = FinishedRun.open(options.run) if options.run else FinishedRun.newest(
+    run = Run.open(options.run) if options.run else Run.newest(
         file_name(Path(os.path.abspath(options.data)).name))
     from src.apps.predict.fold_models import FoldModels
 

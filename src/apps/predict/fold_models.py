@@ -19,7 +19,7 @@ from src.base.torch_files import load_tensors
 from src.model.checkpoint import load_model
 from src.model.frontend import LogMel
 from src.runs.calibration import average_folds, energy, fit_temperature
-from src.runs.folder import FinishedRun
+from src.runs.folder import Run
 from src.store import audio_file as audio
 from src.store.store import DTYPES, Store
 from src.training.evaluate import predict
@@ -32,8 +32,8 @@ class FoldModels:
     SettingError for a fold that the run does not have.
     """
 
-    def __init__(self, run: FinishedRun, folds: tuple[int, ...] = (), device: str = "") -> None:
-        paths = [path / "model.pt" for path in run.fold_dirs]
+    def __init__(self, run: Run, folds: tuple[int, ...] = (), device: str = "") -> None:
+        paths = [fold.model_path for fold in run.folds]
         if any(not 0 <= fold < len(paths) for fold in folds):
             raise SettingError(f"--fold: {run.run_id} has the folds 0 to {len(paths) - 1}")
         paths = [paths[fold] for fold in folds] or paths
@@ -80,9 +80,9 @@ class FoldModels:
                       rows, np.cumsum(lengths) - lengths, lengths, frames, torch.from_numpy(frames))
         return store.to(self.device) if self.device != "cpu" else store
 
-    def _card(self, run: FinishedRun) -> ModelCard:
-        features, open_set_path = self.features, run.directory / "open_set.json"
-        open_set = read_json(open_set_path) if open_set_path.exists() else None
+    def _card(self, run: Run) -> ModelCard:
+        features = self.features
+        open_set = read_json(run.open_set_path) if run.open_set_path.exists() else None
         fits = self.kind == "logmel" and self.input_dim == features.num_mels
         temperature, num_calibrated = _calibrate(run)
         if open_set and not num_calibrated:  # the same experiment with speakers left out has held utterances out
@@ -96,13 +96,13 @@ class FoldModels:
             open_set=open_set)
 
 
-def _calibrate(run: FinishedRun) -> tuple[float, int]:
+def _calibrate(run: Run) -> tuple[float, int]:
     """Return the run's temperature and on how many utterances it was fitted: 1 and 0 where none is held out."""
     rows, logits = run.held_out()
     if not len(rows):
         return 1.0, 0
     try:
-        labels = run.store().labels[rows]
+        labels = Store.open(run.store_dir()).labels[rows]
     except RunError:  # the models answer without the store
         return 1.0, 0
     return fit_temperature(logits, labels), len(rows)

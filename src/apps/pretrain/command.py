@@ -162,7 +162,6 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
     from src.apps.pretrain.contrastive import ContrastivePretrainer
     from src.model.encoders.wav2vec2 import save_encoder
     from src.model.speaker_model import num_parameters
-    from src.settings.config import to_json
     from src.settings.parts import build
     from src.training.evaluate import autocast
     from src.training.loop import Loop, step_seed
@@ -170,11 +169,11 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
 
     experiment, pretrain, directory = plan.experiment, plan.pretrain, plan.directory
     train = experiment.train
-    with lock(directory / ".lock", f"{plan.run_id}: another process is pretraining it; waiting"):
+    with lock(plan.run.lock_path, f"{plan.run_id}: another process is pretraining it; waiting"):
         if plan.is_done():
-            return read_json(directory / "result.json")
-        write_json(directory / "experiment.json", to_json(experiment))
-        write_json(directory / "pretrain.json", asdict(pretrain))
+            return plan.run.result
+        plan.run.begin(experiment, plan.digest, store.digest)
+        write_json(plan.run.pretraining_path, asdict(pretrain))
         torch.set_num_threads(train.threads)
         resident = store.to(train.device) if train.device != "cpu" else store
         rows = np.arange(len(store.num_frames))
@@ -199,14 +198,13 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
                         seed=experiment.seed, device=train.device, valid_every=train.valid_every,
                         description=plan.run_id).run()
         save_encoder(directory / "encoder.pt", model.encoder)
-        draw(directory / "log.csv", directory / "curves.png", PANELS, plan.run_id)
+        draw(plan.run.whole.log_path, directory / "curves.png", PANELS, plan.run_id)
         result = {
             "run_id": plan.run_id, "digest": plan.digest, "store": store.digest, "metric": METRIC,
             "train": progress.log[-1]["accuracy"], "params": num_parameters(model.encoder), "steps": train.steps,
             "folds": None, "seeds": experiment.seed, "device": train.device, "seconds": round(progress.seconds, 2),
             "finished": timestamp()}
-        write_json(directory / "result.json", result)
-        (directory / "last.pt").unlink(missing_ok=True)
+        plan.run.whole.finish(result)
         return result
 
 

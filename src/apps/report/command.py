@@ -20,7 +20,8 @@ from src.apps.report.page import Page, Tile, render
 from src.apps.report.sections import all_sections
 from src.base.files import atomic_open
 from src.base.text import shown_bytes, shown_count, shown_share, shown_time
-from src.runs.folder import find_run, num_folds
+from src.runs.folder import Run
+from src.settings.folds import num_fits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Write the report of a run."""
-    directory = find_run(options.run)
+    run = Run.find(options.run)
     if options.tensorboard:
         from src.apps.report.tensorboard import check_installed, write_events
 
         check_installed()
-    evidence = gather(directory)
-    out = options.out or directory / "report"
+    evidence = gather(run)
+    out = options.out or run.directory / "report"
     pictures, html = write(evidence, out)
     print(f"report: {out / 'index.html'} ({shown_bytes(len(html.encode()))}; {pictures} pictures beside "
           "it)")
@@ -65,7 +66,7 @@ def write(evidence: Evidence, out: Path) -> tuple[int, str]:
 
 
 def _state(evidence: Evidence) -> str:
-    done, total = len(evidence.fold_results), num_folds(evidence.experiment.folds)
+    done, total = len(evidence.fold_results), num_fits(evidence.experiment.folds)
     made = f"report of {time.strftime('%Y-%m-%d %H:%M')}"
     if evidence.result:
         return f"finished {evidence.result['finished'].replace('T', ' ').removesuffix('Z')} UTC · {made}"
@@ -96,7 +97,7 @@ def _tiles(evidence: Evidence) -> list[Tile]:
             Tile("parameters", shown_count(next(iter(results))["params"]), experiment.encoder.name),
             Tile("training time", shown_time(sum(r["seconds"] for r in results)), experiment.train.device),
         ]
-    fits = num_folds(experiment.folds)
+    fits = num_fits(experiment.folds)
     tiles.append(Tile("steps", f"{experiment.train.steps:,}", f"{fits} fold{'s' * (fits > 1)}, batch "
                       f"{experiment.train.batch_size}, seed {experiment.seed}"))
     if evidence.store:

@@ -4,9 +4,9 @@ In: a run's folder (experiment.json, result.json, and each fold's log.csv, valid
 ledger, and conditions.json where `conditions` has left one. Out: Evidence, for the report.
 """
 
+import contextlib
 import csv
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from src.apps.report import metrics
-from src.base.errors import InputError, SettingError
+from src.base.errors import InputError, RunError, SettingError
 from src.base.files import read_json
 from src.ledger import file as ledger
-from src.runs.folder import OPEN_SET_PREFIX
+from src.runs.folder import Run, RunFold
 from src.runs.logits import read_logits
-from src.runs.store_guess import find_store_of
-from src.settings.config import Experiment, from_json
+from src.settings.config import Experiment
 
 if TYPE_CHECKING:
     from src.store.store import Store
@@ -64,7 +63,7 @@ class Evidence:
     none. store: None where it is gone. rows: the ledger's of this competition; row: the run's own, None without one.
     """
 
-    directory: Path
+    run: Run
     experiment: Experiment
     result: dict[str, Any] | None
     logs: dict[int, dict[str, np.ndarray]]
@@ -78,12 +77,12 @@ class Evidence:
     @property
     def competition(self) -> str:
         """The competition's name."""
-        return self.directory.parent.name
+        return self.run.competition
 
     @property
     def run_id(self) -> str:
         """<competition>/<experiment>-<digest8>."""
-        return f"{self.competition}/{self.directory.name}"
+        return self.run.run_id
 
     @property
     def missing(self) -> str:
@@ -101,42 +100,41 @@ class Evidence:
         return metrics.class_figures(self.held_out.labels, self.held_out.predicted, len(self.store.speakers))
 
 
-def gather(directory: Path) -> Evidence:
-    """Read all that is known of the run in `directory`.
+def gather(run: Run) -> Evidence:
+    """Read all that is known of a run.
 
     Raises SettingError for a blend and for what another stage than train has made, InputError for torn files.
     """
-    result = read_json(directory / "result.json") if (directory / "result.json").exists() else None
-    if not (directory / "experiment.json").exists():
-        members = ", ".join((result or {}).get("members", {}))
-        said = f"a blend; report its runs: {members}" if members else "no run of the train stage: no experiment.json"
-        raise SettingError(f"report {directory.name}: {said}")
-    if directory.name.startswith(OPEN_SET_PREFIX):
-        raise SettingError(f"report {directory.name}: a run without some of the speakers, which `open-set` trained for "
-                           "its figures; report the run that it measures")
-    experiment = from_json(read_json(directory / "experiment.json"))
-    folds = {int(path.name[5:]): path for path in directory.glob("fold_*")}
-    fold_results = {k: read_json(folds[k] / "result.json") for k in sorted(folds)
-                    if (folds[k] / "result.json").exists()}
-    if (directory / "pretrain.json").exists() or any("num_right" not in found for found in fold_results.values()):
-        raise SettingError(f"report {directory.name}: not a run of the train stage that tells classes apart; what it "
-                           f"measured is in {directory}")
-    rows = [row for row in ledger.read() if row["competition"] == directory.parent.name and row["status"] == "ok"]
-    own = [row for row in rows if row["run_id"] == f"{directory.parent.name}/{directory.name}"]
-    store = _open_store(directory)
-    conditions = directory / "conditions.json"
+    name = run.directory.name
+    if run.is_blend and run.is_done():
+        raise SettingError(f"report {name}: a blend; report its runs: {', '.join(run.result['members'])}")
+    if not run.experiment_path.exists():
+        raise SettingError(f"report {name}: no run of the train stage: no {run.experiment_path.name}")
+    if run.is_open_set:
+        raise SettingError(f"report {name}: a run without some of the speakers, which `open-set` trained for its "
+                           "figures; report the run that it measures")
+    fold_results = {fold.number: fold.result() for fold in run.folds if fold.is_done()}
+    if run.pretraining_path.exists() or any("num_right" not in found for found in fold_results.values()):
+        raise SettingError(f"report {name}: not a run of the train stage that tells classes apart; what it measured is "
+                           f"in {run.directory}")
+    rows = [row for row in ledger.read() if row["competition"] == run.competition and row["status"] == "ok"]
+    own = [row for row in rows if row["run_id"] == run.run_id]
+    store = _open_store(run)
+    done = [fold for fold in run.folds if fold.is_done()]
     return Evidence(
-        directory=directory, experiment=experiment, result=result, fold_results=fold_results, store=store,
-        logs={k: _read_log(folds[k] / "log.csv") for k in sorted(folds) if (folds[k] / "log.csv").exists()},
-        held_out=_held_out(store, {k: folds[k] for k in fold_results}) if store else None,
-        conditions=read_json(conditions) if conditions.exists() else None, rows=rows, row=own[-1] if own else None)
+        run=run, experiment=run.experiment, result=run.result if run.is_done() else None, fold_results=fold_results,
+        store=store, logs={fold.number: _read_log(fold.log_path) for fold in run.folds if fold.log_path.exists()},
+        held_out=_held_out(store, done) if store else None,
+        conditions=read_json(run.conditions_path) if run.conditions_path.exists() else None, rows=rows,
+        row=own[-1] if own else None)
 
 
-def _open_store(directory: Path) -> "Store | None":
+def _open_store(run: Run) -> "Store | None":
     from src.store.store import Store
 
-    path = find_store_of(directory)
-    return Store.open(path) if path else None
+    with contextlib.suppress(RunError):
+        return Store.open(run.store_dir())
+    return None
 
 
 def _read_log(path: Path) -> dict[str, np.ndarray]:
@@ -145,15 +143,14 @@ def _read_log(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(cell or "nan") for cell in cells]) for name, cells in zip(header, zip(*rows))}
 
 
-def _held_out(store: "Store", fold_dirs: Mapping[int, Path]) -> HeldOut | None:
-    parts = [(k, *read_logits(path / "valid.npz")) for k, path in fold_dirs.items()
-             if (path / "valid.npz").exists()]
+def _held_out(store: "Store", folds: list[RunFold]) -> HeldOut | None:
+    parts = [(fold.number, *read_logits(fold.valid_path)) for fold in folds if fold.valid_path.exists()]
     parts = [(k, rows, logits) for k, rows, logits in parts if len(rows)]
     if not parts:
         return None
     rows, logits = (np.concatenate([part[at] for part in parts]) for at in (1, 2))
     if rows.max() >= len(store.labels) or logits.shape[1] != len(store.speakers) or not np.isfinite(logits).all():
-        raise InputError(f"{next(iter(fold_dirs.values())).parent}: its logits are not of this store, or not finite; "
+        raise InputError(f"{folds[0].directory.parent}: its logits are not of this store, or not finite; "
                          "remove the run's folder and train it again")
     labels = store.labels[rows]
     scaled, temperature = metrics.scaled_confidence(logits, labels)

@@ -168,7 +168,7 @@ def _embeddings(evidence: Evidence) -> Section:
     if held_out is None:
         return Section("Embeddings", missing=evidence.missing)
     fold = int(held_out.fold.min())
-    model_path = evidence.directory / f"fold_{fold}" / "model.pt"
+    model_path = evidence.run.fold(fold).model_path
     at = np.flatnonzero(held_out.fold == fold)
     if not model_path.exists() or len(at) < 4:
         return Section("Embeddings", missing="No map: the fold's model.pt is gone." if len(at) >= 4 else

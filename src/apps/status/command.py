@@ -22,9 +22,9 @@ from src.apps.status.leftovers import IN_THE_MAKING, leftovers, remove
 from src.base.errors import SettingError, SpeakerIDError
 from src.base.files import is_held, num_bytes, read_json
 from src.base.text import aligned, shown_bytes, shown_path, shown_time
-from src.base.workspace import FOLDERS, cache_dir, runs_dir, workspace_dir
-from src.runs.folder import num_folds
-from src.runs.store_guess import store_digest
+from src.base.workspace import FOLDERS, cache_dir, workspace_dir
+from src.runs.folder import Run
+from src.settings.folds import num_fits
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class StoreStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run. state: "finished", "running" (its lock is held) or "interrupted".
+    """A run.
 
-    num_folds: 0 for a run that has none (a pretraining). step: of the fold under way as last logged, of `steps`. valid:
-    of a finished run, in its metric.
+    state: "finished", "running" (its lock is held), "interrupted", or "of an older version" (interrupted, and which
+    store it read is not recorded; the same command goes on with it). num_folds: 0 for a run that has none (a
+    pretraining). step: of the fold under way as last logged, of `steps`. valid: of a finished run, in its metric.
     """
 
     name: str
@@ -118,30 +119,30 @@ def main(options: argparse.Namespace) -> None:
 
 def survey() -> dict[str, list]:
     """Return {"stores", "runs", "blends", "studies"} of the workspace, each sorted by name."""
-    directories = [path for path in sorted(runs_dir().glob("*/*-*")) if path.is_dir()]
-    is_blend = [path.name.startswith("ensemble-") for path in directories]
-    runs = [_run_status(path) for path, is_one in zip(directories, is_blend) if not is_one]
-    blends = [_blend_status(path) for path, is_one in zip(directories, is_blend)
-              if is_one and (path / "result.json").exists()]
-    used = [(run.name.partition("/")[0], store_digest(runs_dir() / run.name)) for run in runs]
+    every = Run.every()
+    runs = [_run_status(run) for run in every if not run.is_blend]
+    blends = [_blend_status(run) for run in every if run.is_blend and run.is_done()]
+    used = [(run.competition, run.store_digest) for run in every if not run.is_blend]
     stores = [_store_status(path, used) for path in sorted(cache_dir("").glob("*/*-*")) if path.is_dir()]
     return {"stores": stores, "runs": runs, "blends": blends, "studies": _studies()}
 
 
-def _run_status(directory: Path) -> RunStatus:
-    path = directory / "experiment.json"
+def _run_status(run: Run) -> RunStatus:
+    path = run.experiment_path
     experiment = read_json(path) if path.exists() else {}  # as it stands, for another version may have written it
-    is_done, is_pretraining = (directory / "result.json").exists(), (directory / "pretrain.json").exists()
-    under_way = [path for path in (*directory.glob("log.csv"), *directory.glob("fold_*/log.csv"))
-                 if not path.with_name("result.json").exists()]
+    is_done = run.is_done()
+    under_way = [fold.log_path for fold in (run.whole, *run.folds) if fold.log_path.exists() and not fold.is_done()]
+    has_folds = "folds" in experiment and not run.pretraining_path.exists()
+    is_older = not is_done and run.store_digest is None and path.exists()
+    unfinished = "of an older version" if is_older else "interrupted"
     return RunStatus(
-        name=_name(directory), experiment=experiment.get("name", ""), digest=directory.name.rpartition("-")[2],
-        state="finished" if is_done else "running" if is_held(directory / ".lock") else "interrupted",
-        num_folds_done=len(list(directory.glob("fold_*/result.json"))),
-        num_folds=0 if is_pretraining or "folds" not in experiment else num_folds(experiment["folds"]),
+        name=run.run_id, experiment=experiment.get("name", ""), digest=run.directory.name.rpartition("-")[2],
+        state="finished" if is_done else "running" if is_held(run.lock_path) else unfinished,
+        num_folds_done=sum(fold.is_done() for fold in run.folds),
+        num_folds=num_fits(experiment["folds"]) if has_folds else 0,
         step=max(map(_last_step, under_way), default=0), steps=experiment.get("train", {}).get("steps", 0),
-        valid=read_json(directory / "result.json").get("valid") if is_done else None,
-        num_bytes=num_bytes(directory), age_s=_age_s(directory))
+        valid=run.result.get("valid") if is_done else None,
+        num_bytes=num_bytes(run.directory), age_s=_age_s(run.directory))
 
 
 def _last_step(log_path: Path) -> int:
@@ -149,10 +150,9 @@ def _last_step(log_path: Path) -> int:
         return int(float([*csv.DictReader(file)][-1]["step"]))
 
 
-def _blend_status(directory: Path) -> BlendStatus:
-    result = read_json(directory / "result.json")
-    return BlendStatus(_name(directory), sorted(result["members"]), result["valid"], num_bytes(directory),
-                       _age_s(directory))
+def _blend_status(blend: Run) -> BlendStatus:
+    return BlendStatus(blend.run_id, sorted(blend.result["members"]), blend.result["valid"],
+                       num_bytes(blend.directory), _age_s(blend.directory))
 
 
 def _store_status(directory: Path, used: Sequence[tuple[str, str | None]]) -> StoreStatus:

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.base.files import is_held, num_bytes, read_json
+from src.base.files import is_held, num_bytes
 from src.base.text import shown_path
 from src.base.workspace import FOLDERS, cache_dir, runs_dir, workspace_dir
-from src.runs.store_guess import store_digest, stores
+from src.runs.folder import Run, stores
 
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # of src.base.files.atomic_open
 SETTLED_S = 3600.0  # a temporary file as old as this is in nobody's hands, on another machine neither
-CHECKPOINTS = ("last.pt", "best.pt")
 IN_THE_MAKING = {"partial-*": "preprocess.lock", "*.partial": "conditions.lock"}  # folders and who writes them
 
 
@@ -78,12 +77,8 @@ def _spent_stores() -> Iterator[Leftover]:
 
 def _used_stores(competition: str) -> set[str] | None:
     """Return the digests of the stores that anything was or is made from; None where one cannot be told."""
-    digests = [store_digest(directory) for directory in runs_dir(competition).glob("*-*") if directory.is_dir()]
-    for directory in (workspace_dir() / "data" / "studies" / competition).glob("*/trials/*"):
-        if (directory / "result.json").exists():
-            digests.append(read_json(directory / "result.json")["store"])
-        elif (directory / "experiment.json").exists():
-            return None  # a trial under way is named otherwise than a run
+    trials = (workspace_dir() / "data" / "studies" / competition).glob("*/trials/*")
+    digests = [run.store_digest for run in (*Run.every(competition), *map(Run, trials))]
     return None if None in digests else set(digests)
 
 
@@ -95,12 +90,12 @@ def _is_busy(competition: str) -> bool:
 
 
 def _spent_checkpoints() -> Iterator[Leftover]:
-    for name in CHECKPOINTS:
-        for path in (*runs_dir().glob(f"*/*-*/{name}"), *runs_dir().glob(f"*/*-*/fold_*/{name}")):
-            lock = (path.parent.parent if path.parent.name.startswith("fold_") else path.parent) / ".lock"
-            if path.with_name("result.json").exists() and not is_held(lock):
-                yield Leftover(path, "a checkpoint of a finished fold", path.stat().st_size, lock,
-                               path.with_name("result.json").exists)
+    for run in Run.every():
+        for fold in (run.whole, *run.folds):
+            for path in fold.checkpoints:
+                if fold.is_done() and path.exists() and not is_held(run.lock_path):
+                    yield Leftover(path, "a checkpoint of a finished fold", path.stat().st_size, run.lock_path,
+                                   fold.is_done)
 
 
 def _spent_temporaries() -> Iterator[Leftover]:
