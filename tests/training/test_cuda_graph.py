@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from test_parts import SMALL
-from test_train import plan_of
 
 from src.model.layers import Conv1d
 from src.settings.config import part
 from src.settings.parts import catalogue
 from src.store.store import Store
 from src.training.run import run
+from tests.model.test_parts import SMALL
+from tests.test_train import plan_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 STEPS = 10

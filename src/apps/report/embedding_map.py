@@ -1,21 +1,19 @@
 """A map of utterances: their embeddings by a fold's model, made two-dimensional."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
-if TYPE_CHECKING:
-    from src.store.store import Store
+from src.model.checkpoint import load_model
+from src.store.store import Store
+from src.training.evaluate import autocast
 
 
-def embed(model_path: Path, store: "Store", rows: np.ndarray) -> np.ndarray:
+def embed(model_path: Path, store: Store, rows: np.ndarray) -> np.ndarray:
     """Return the embeddings (N, D) float32 of the store's `rows`, whole and masked, in their order."""
-    import torch
-
-    from src.model.checkpoint import load_model
-    from src.training.evaluate import autocast
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, experiment, _ = load_model(model_path, device)
     unit = store.hop_length if store.kind == "waveform" else 1
@@ -35,9 +33,6 @@ def project(vectors: np.ndarray) -> tuple[np.ndarray, str]:
 
     t-SNE as van der Maaten & Hinton (2008), by scikit-learn, from the principal components and always the same.
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     if len(unit) < 30 or unit.shape[1] < 3:
         points = PCA(min(2, *unit.shape), random_state=0).fit_transform(unit)

@@ -1,18 +1,14 @@
 """The sections of a run's report: figures, tables and pictures out of what is known of the run."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from src.apps.report import metrics
+from src.apps.report import metrics, plots
 from src.apps.report.embedding_map import embed, project
 from src.apps.report.evidence import NO_HELD_OUT, Evidence
 from src.apps.report.page import Section, Table
 from src.base.text import shown_count, shown_share, shown_time
 from src.settings.config import flatten
-
-if TYPE_CHECKING:
-    from src.store.store import Store
+from src.store.store import Store
 
 NUM_PAIRS, NUM_MISTAKES, NUM_NEIGHBOURS = 15, 15, 5
 MAP_UTTERANCES, MAP_CLASSES, MAP_NAMES = 1000, 12, 8  # names: all of so few classes, else of the most confused
@@ -39,8 +35,6 @@ def _about(evidence: Evidence) -> Section:
 
 
 def _learning(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     logs = [*evidence.logs.values()]
     if not logs:
         return Section("Learning curves", missing="Nothing is logged before the first validation.")
@@ -59,8 +53,6 @@ def _learning(evidence: Evidence) -> Section:
 
 
 def _accuracy(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out, pictures, tables = evidence.held_out, [], []
     if evidence.conditions:
         counts = {name: (item["num_right"], item["num_valid"]) for name, item in evidence.conditions.items()
@@ -89,8 +81,6 @@ def _accuracy(evidence: Evidence) -> Section:
 
 
 def _confusions(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out = evidence.held_out
     if held_out is None:
         return Section("Confusions", missing=evidence.missing)
@@ -124,8 +114,6 @@ def _confusions(evidence: Evidence) -> Section:
 
 
 def _speakers(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     if evidence.held_out is None:
         return Section("Speakers", missing=evidence.missing)
     figures, names = evidence.figures(), evidence.store.speakers
@@ -143,8 +131,6 @@ def _speakers(evidence: Evidence) -> Section:
 
 
 def _calibration(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out = evidence.held_out
     if held_out is None:
         return Section("Calibration", missing=evidence.missing)
@@ -162,8 +148,6 @@ def _calibration(evidence: Evidence) -> Section:
 
 
 def _embeddings(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out = evidence.held_out
     if held_out is None:
         return Section("Embeddings", missing=evidence.missing)
@@ -221,7 +205,7 @@ def _interval(num_right: int, num_total: int) -> str:
     return "{} to {}".format(*map(shown_share, metrics.interval(num_right, num_total)))
 
 
-def _lengths(store: "Store", rows: np.ndarray) -> tuple[np.ndarray, str]:
+def _lengths(store: Store, rows: np.ndarray) -> tuple[np.ndarray, str]:
     """Return utterances' lengths and their unit: seconds where the store's settings or the course's tell."""
     num_frames = store.num_frames[rows]
     if store.kind == "waveform":
