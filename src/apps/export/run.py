@@ -1,58 +1,46 @@
-"""Export a finished run to ONNX: one file that answers without torch, checked against the models before it is kept.
-
-    python -m src export japanese_vowels/default --onnx speakers.onnx
-
-Goes in: a run. Comes out: a file with inputs `inputs` (float32: waveforms (batch, samples) at the peak and sample rate
-that its metadata states, or frames (batch, frames, features)) and `lengths` (int64: (batch,)), and outputs `probs`,
-`log_probs` (batch, speakers) and `energy` (batch,). `predict --onnx` runs on it. --int8 writes a second file with
-weights of 8 bits, and scores both on held-out utterances, each by the one fold's model that has not heard it.
-"""
+"""Export a run's models as one ONNX file, check it against them, and score its 8-bit form."""
 
 import argparse
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from src.apps.predict.onnx_model import OnnxModel, require
+import numpy as np
+
+from src.apps.export.onnx_graph import (
+    EXAMPLE_FRAMES,
+    FRONTEND,
+    SpeakerGraph,
+    example,
+    quiet,
+    reference,
+    replace_inputs,
+    write_graph,
+)
+from src.apps.predict.fold_models import FoldModels
+from src.apps.predict.onnx_model import OnnxModel
 from src.base.errors import RunError, SettingError
 from src.base.files import atomic_open
 from src.runs.folder import Run
-
-if TYPE_CHECKING:
-    from src.apps.predict.fold_models import FoldModels
+from src.runs.logits import read_logits
+from src.store.store import Store
 
 CHECKED_FRAMES, CHECKED_BATCHES = (97, 402), (1, 2)
 LARGEST_DIFFERENCE = 5e-4  # of a log-posterior, between the file and the models
 MOST_SCORED = 2000  # held-out utterances that --int8 is scored on
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `python -m src export`."""
-    parser.add_argument("run", metavar="RUN", help="a finished run, or a unique prefix of its name")
-    parser.add_argument("--onnx", required=True, metavar="FILE", type=Path, help="the file to write")
-    parser.add_argument("--fold", type=int, metavar="K", help="this fold's model alone (default: all, averaged)")
-    parser.add_argument("--int8", action="store_true",
-                        help="also write FILE with .int8.onnx for its ending, quantised, and score both")
-
-
-def main(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Export a run and say how well the file agrees with its models."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        require(name)
-    if options.onnx.is_dir():
-        raise SettingError(f"--onnx {options.onnx}: a folder; name a file, such as speakers.onnx")
-    from src.apps.predict.fold_models import FoldModels
-    from src.store.store import Store
-
-    run = Run.open(options.run)
-    if run.experiment.infer.crops:
-        raise SettingError(f"{run.run_id}: infer.crops={run.experiment.infer.crops}, and an exported file sees "
-                           "utterances whole, so it would answer otherwise; export a run with infer.crops=0")
-    from_audio = "sample_rate" in Store.open(run.store_dir()).settings
-    models = FoldModels(run, () if options.fold is None else (options.fold,), device="cpu")
+    exported = Run.open(options.run)
+    crops = exported.experiment.infer.crops
+    if crops:
+        raise SettingError(f"{exported.run_id}: infer.crops={crops}, and an exported file sees utterances whole, so it "
+                           "would answer otherwise; export a run with infer.crops=0")
+    from_audio = "sample_rate" in Store.open(exported.store_dir()).settings
+    models = FoldModels(exported, () if options.fold is None else (options.fold,), device="cpu")
     difference = export(models, from_audio, options.onnx)
     folds = f"{models.card.num_folds} folds averaged" if models.card.num_folds > 1 else f"fold {options.fold or 0}"
-    print(f"{options.onnx}: {run.run_id}, {folds}, {len(models.speakers)} speakers, "
+    print(f"{options.onnx}: {exported.run_id}, {folds}, {len(models.speakers)} speakers, "
           f"{'waveforms' if from_audio else 'frames'} in, {_megabytes(options.onnx)}")
     print(f"agrees with the models to {difference:.1e} of a log-posterior (utterances of {CHECKED_FRAMES[0]} and "
           f"{CHECKED_FRAMES[1]} frames, batches of {CHECKED_BATCHES[0]} and {CHECKED_BATCHES[1]})")
@@ -60,18 +48,16 @@ def main(options: argparse.Namespace) -> None:
         quantised = options.onnx.with_suffix(".int8.onnx")
         quantise(options.onnx, quantised)
         print(f"{quantised}: weights of 8 bits, {_megabytes(quantised)}")
-        num_scored, full, small = out_of_fold_accuracy(run, options.fold)
+        num_scored, full, small = out_of_fold_accuracy(exported, options.fold)
         print(f"out-of-fold accuracy: {full:.4f}, with 8 bits {small:.4f} ({num_scored:,} held-out utterances)"
               if num_scored else "out-of-fold accuracy: none, the run held no utterance out")
 
 
-def export(models: "FoldModels", from_audio: bool, path: Path) -> float:
+def export(models: FoldModels, from_audio: bool, path: Path) -> float:
     """Write fold models to an ONNX file and return the largest difference of a log-posterior from the models.
 
     Raises RunError, and leaves no file, where the encoder cannot be exported or the file does not agree.
     """
-    from src.apps.export.onnx_graph import EXAMPLE_FRAMES, SpeakerGraph, example, replace_inputs, write_graph
-
     card = replace_inputs(models.card, from_audio, models.input_dim)
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder, "model.onnx")
@@ -85,13 +71,9 @@ def export(models: "FoldModels", from_audio: bool, path: Path) -> float:
     return difference
 
 
-def largest_difference(models: "FoldModels", from_audio: bool, path: Path) -> float:
+def largest_difference(models: FoldModels, from_audio: bool, path: Path) -> float:
     """Return the largest difference between log-posteriors of an ONNX file and of the models, over two lengths and two
     batch sizes. Raises RunError for one of them that onnxruntime cannot run."""
-    import numpy as np
-
-    from src.apps.export.onnx_graph import example, reference
-
     model, largest = OnnxModel(path), 0.0
     for num_frames in CHECKED_FRAMES:
         for batch_size in CHECKED_BATCHES:
@@ -115,8 +97,6 @@ def quantise(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from src.apps.export.onnx_graph import FRONTEND, quiet
-
     model = onnx.load(source)
     del model.graph.value_info[:]  # shapes from before the exporter's own optimisation, which the quantiser checks
     kept = [node.name for node in model.graph.node if any(name.startswith(FRONTEND) for name in node.input)]
@@ -130,11 +110,7 @@ def quantise(source: Path, target: Path) -> None:
 def out_of_fold_accuracy(run: Run, only: int | None = None) -> tuple[int, float, float]:
     """Return the number of held-out utterances scored, and the accuracy on them of the ONNX graph and of its 8-bit
     form, each utterance through the one fold's model that was not trained on it; of one fold with `only`."""
-    from src.apps.export.onnx_graph import EXAMPLE_FRAMES, SpeakerGraph, example, write_graph
-    from src.apps.predict.fold_models import FoldModels
-    from src.runs.logits import read_logits
-
-    store, right, num_scored = run.store(), [0, 0], 0
+    store, right, num_scored = Store.open(run.store_dir()), [0, 0], 0
     folds = range(len(run.folds)) if only is None else [only]
     per_fold = -(-MOST_SCORED // len(folds))
     for fold in folds:
