@@ -8,6 +8,7 @@ import sys
 from src.base import distributed
 from src.base.errors import RunError, SettingError, SpeakerIDError
 from src.base.files import is_disk_full
+from src.settings import arguments
 
 # Idle OpenMP threads spin for a moment, not for milliseconds, before they sleep: alone a step takes as long (ECAPA-TDNN
 # 118 ms against 119), beside another busy process half to a fifth of the time. With a tenth of this moment a loop of
@@ -77,18 +78,12 @@ def _add_stream_arguments(one: argparse.ArgumentParser, stage: str) -> None:
         one.add_argument("run", metavar="RUN", help="a run or blend, or a unique prefix of its name")
         one.add_argument("--name", help="name of the copy under submissions/<competition>/")
         one.add_argument("--kaggle", metavar="COMPETITION", help="also submit it through the kaggle CLI")
-    default = None if stage == "submit" else "japanese_vowels"
-    one.add_argument("--data", default=default, metavar="NAME_OR_DIR",
-                     help=f"a competition under data/, or any folder (default: {default or 'that of RUN'})")
+        arguments.add_arguments(one, data={
+            "default": None, "help": "a competition under data/, or any folder (default: that of RUN)"})
+    else:
+        arguments.add_arguments(one, "data", "experiment", "set", "smoke")
     if stage in ("run", "submit"):
         one.add_argument("--out", metavar="FILE", help="where to write the submission (default: submission.csv)")
-    if stage != "submit":
-        one.add_argument("--experiment", default="default", metavar="NAME",
-                         help="an experiment's name or a promoted .json file (default: %(default)s)")
-        one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                         help="replace a setting, such as optim.lr=3e-4; may be repeated")
-        one.add_argument("--smoke", action="store_true",
-                         help="cut to a minute or two, in a workspace of its own (data/smoke)")
 
 
 def with_stage(arguments: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 To ask a new question add one line to EXPERIMENTS: (parent, hypothesis, {dotted key: value}).
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,6 @@ def get(name: str) -> Experiment:
 
 
 def _read_file(path: Path) -> Experiment:
-    import json
-
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -201,8 +200,3 @@ def _read_file(path: Path) -> Experiment:
     if not isinstance(content, dict):
         raise InputError(f"{path}: an experiment file holds one JSON object")
     return from_json(content)
-
-
-def smoke(experiment: Experiment) -> Experiment:
-    """Return `experiment` cut to a minute or two: few steps on one fold, everything else as it is."""
-    return override(experiment, {"folds": 1, "train.steps": 30, "train.valid_every": 15, "name": experiment.name})

@@ -1,4 +1,4 @@
-"""Stage 1: a competition and its feature settings in, a store out (frames.bin, table.csv, meta.json; see store.py).
+"""Stage 1: a competition and its feature settings in, a store out (frames.bin, table.csv, meta.json; see table.py).
 
     python -m src preprocess --data japanese_vowels
 
@@ -15,6 +15,7 @@ decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
 
 from pathlib import Path
 
+from src.competition.names import file_name
 from src.competition.open import Competition
 from src.settings.config import Features
 from src.store.ensure import ensure_store
@@ -26,9 +27,11 @@ def preprocess(competition: Competition, features: Features, threads: int | None
 
     threads: how many decode at once, one per CPU core by default. Raises what `ensure_store` raises.
     """
+    if competition.name != file_name(competition.directory.name):
+        print(f"{competition.directory}: called '{competition.name}' here, since another folder has its name already")
     store_dir = find_store(competition, features)
     if store_dir:
         print(f"[1/4] preprocess: {store_dir.name} is there, skipped")
-        return store_dir
-    print(f"[1/4] preprocess: {competition.name}, {competition.kind} input")
+    else:
+        print(f"[1/4] preprocess: {competition.name}, {competition.kind} input")
     return ensure_store(competition, features, threads)

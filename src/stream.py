@@ -15,17 +15,17 @@ from src import experiments
 from src.base import distributed
 from src.base.errors import RunError, SettingError
 from src.base.files import lock
-from src.base.workspace import use_smoke_workspace, workspace_dir
+from src.base.workspace import runs_dir, use_smoke_workspace, workspace_dir
 from src.competition.open import Competition, find_folder, open_competition
 from src.ledger import file as ledger
 from src.ledger.row import make_blend_row
 from src.preprocess import preprocess as build_store
 from src.runs.folder import ClassCounts, Run, blend_of
 from src.runs.plan import Plan, make_plan
-from src.settings.auto import check_limits
-from src.settings.config import Experiment, override, parse_assignments
-from src.settings.parts import complete_experiment
-from src.store.find import find_store
+from src.settings.arguments import resolve
+from src.settings.config import Experiment
+from src.store.find import find_store, is_made_of
+from src.store.table import Table
 from src.train import train_and_record
 
 
@@ -90,11 +90,12 @@ def submit(options: argparse.Namespace) -> None:
     if not competition.has_test:
         raise SettingError(f"submit: {competition.name} has no test part, so there is nothing to submit")
     blend = run if run.is_blend else _ensemble([run])
+    _check_folder(competition, blend)
     name = run.directory.name
     if not run.is_blend:
         name = name.rpartition("-")[0]  # the experiment's, as `run` calls it
     out = _out(options)
-    _write(competition, blend.store_dir(), blend, out, options.name or name)
+    _write(competition, blend.store_dir(), blend, out, options.name or name, may_replace=bool(options.name))
     run_ids = [*blend.result["members"]]
     run_id = run_ids[0] if len(run_ids) == 1 else blend.run_id
     _local_score(competition, out, run_id)
@@ -102,6 +103,15 @@ def submit(options: argparse.Namespace) -> None:
         from src.ledger import kaggle
 
         print(kaggle.submit(options.kaggle, out, run_id))  # by which `ledger sync` finds its row
+
+
+def _check_folder(competition: Competition, blend: Run) -> None:
+    """Raise RunError where a run of the blend was trained on other files than lie in the competition's folder now."""
+    for member in (Run(runs_dir() / run_id) for run_id in blend.result["members"]):
+        if member.experiment_path.exists() and not is_made_of(member.store_digest, competition,
+                                                              member.experiment.features):
+            raise RunError(f"{competition.directory}: {member.run_id} was trained on other files than lie there now; "
+                           "give its own folder with --data, or run the stream again")
 
 
 def _out(options: argparse.Namespace) -> Path:
@@ -116,11 +126,7 @@ def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
     """Return competition and experiment that the command line names; every mistyped setting stops here."""
     if options.smoke:
         use_smoke_workspace()
-    experiment = override(experiments.get(options.experiment), parse_assignments(options.set))
-    complete_experiment(experiment)
-    check_limits(experiment)
-    if options.smoke:
-        experiment = experiments.smoke(experiment)
+    experiment = resolve(options, experiments.get(options.experiment))
     return open_competition(options.data), experiment
 
 
@@ -159,10 +165,9 @@ def _ensemble(runs: list[Run], classes: ClassCounts = "auto") -> Run:
         print(f"[3/4] ensemble: {made.directory.name} is there, skipped")
         return made
     from src.ensemble import blend
-    from src.store.store import Store
 
     print("[3/4] ensemble:")
-    return blend(runs, Store.open(runs[0].store_dir()).labels, classes)
+    return blend(runs, Table.open(runs[0].store_dir()).labels, classes)
 
 
 def _submit(competition: Competition, store_dir: Path, blend: Run, plan: Plan,
@@ -176,11 +181,11 @@ def _submit(competition: Competition, store_dir: Path, blend: Run, plan: Plan,
     return out
 
 
-def _write(competition: Competition, store_dir: Path, blend: Run, out: Path, name: str) -> None:
-    from src.store.store import Store
+def _write(competition: Competition, store_dir: Path, blend: Run, out: Path, name: str,
+           may_replace: bool = False) -> None:
     from src.submit import write_submission
 
-    kept = write_submission(competition, Store.open(store_dir), blend, out, name)
+    kept = write_submission(competition, Table.open(store_dir), blend, out, name, may_replace)
     print(f"  {out} and {kept}")
 
 

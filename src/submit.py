@@ -4,21 +4,20 @@ import csv
 import shutil
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from src.base.errors import InputError, RunError
 from src.base.files import atomic_open
+from src.base.git import is_tracked
 from src.base.tables import read_csv
 from src.base.text import shown, some
 from src.base.workspace import submissions_dir
 from src.competition.open import Competition
 from src.runs.folder import Run
 from src.runs.logits import read_logits
-
-if TYPE_CHECKING:
-    from src.store.store import Store
+from src.store.table import Table
 
 HEADER = ["Id", "Category"]
 HALVES = ("Public", "Private")
@@ -34,10 +33,13 @@ class Score(NamedTuple):
     num_total: int
 
 
-def write_submission(competition: Competition, store: "Store", blend: Run, out: Path, name: str) -> Path:
+def write_submission(competition: Competition, store: Table, blend: Run, out: Path, name: str,
+                     may_replace: bool = False) -> Path:
     """Write `out` and a copy under submissions/<competition>/<name>.csv; return the copy's path.
 
-    store: which the blend was made from. Raises RunError when its ids or speakers are not the competition's.
+    store: which the blend was made from. may_replace: whether the copy may replace a file that git tracks; where it may
+    not, and would change it, the copy is called <name>-<digest8>.csv. Raises RunError when the store's ids or speakers
+    are not the competition's.
     """
     rows, logits = read_logits(blend.test_path)
     expected = [utterance.utt_id for utterance in competition.utterances if utterance.split == "test"]
@@ -61,6 +63,8 @@ def write_submission(competition: Competition, store: "Store", blend: Run, out: 
         writer.writerows((utt_id, competition.speakers[category[utt_id]]) for utt_id in expected)
     kept = submissions_dir(competition.name) / f"{name}.csv"
     kept.parent.mkdir(parents=True, exist_ok=True)
+    if not may_replace and is_tracked(kept) and kept.exists() and kept.read_bytes() != out.read_bytes():
+        kept = kept.with_name(f"{name}-{blend.result['digest'][:8]}.csv")
     if kept.resolve() != out.resolve():
         with atomic_open(kept, "wb") as file, open(out, "rb") as source:
             shutil.copyfileobj(source, file)

@@ -284,6 +284,8 @@ def test_what_a_flush_in_the_background_could_not_write_is_told_whichever_it_was
     flushes = []
 
     def fsync(descriptor):
+        if not os.readlink(f"/proc/self/fd/{descriptor}").endswith("frames.bin"):
+            return
         flushes.append(descriptor)
         if len(flushes) == 1:
             raise OSError(errno.EIO, "Input/output error")

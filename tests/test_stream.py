@@ -49,7 +49,7 @@ def test_a_submission_to_kaggle_is_called_as_the_ledger_calls_the_run(solved_dir
     assert "Successfully submitted" in capsys.readouterr().out
 
 
-def test_a_blend_has_one_row_and_another_one_when_it_is_made_again(frames_dir, workspace, capsys):
+def test_a_blend_has_one_row_and_another_one_when_it_gives_something_else(frames_dir, workspace, capsys):
     for seed in (0, 1):
         assert main(["run", "--data", str(frames_dir), *TINY, "--set", f"seed={seed}"]) == 0
     names = [row["run_id"] for row in ledger.read()]
@@ -60,7 +60,11 @@ def test_a_blend_has_one_row_and_another_one_when_it_is_made_again(frames_dir, w
     (result,) = [path for path in (workspace / "data" / "runs").glob("*/ensemble-*/result.json")
                  if path.parent.name in blended[0]["run_id"]]
     assert blended[0]["digest"].startswith(result.parent.name.rpartition("-")[2])
-    result.write_text(result.read_text().replace(blended[0]["date"], "2026-01-01T00:00:00Z"))
+    again = result.read_text().replace(blended[0]["date"], "2026-01-01T00:00:00Z")
+    result.write_text(again)
+    assert main(["ensemble", *names]) == 0
+    assert len([row for row in ledger.read() if row["stage"] == "ensemble"]) == 1, "the same figures of the same runs"
+    result.write_text(again.replace('"params": ', '"params": 1'))
     assert main(["ensemble", *names]) == 0
     assert [row["date"] for row in ledger.read() if row["stage"] == "ensemble"][1:] == ["2026-01-01T00:00:00Z"]
     assert main(["ensemble", names[0], names[0]]) == 2
@@ -118,7 +122,6 @@ def test_what_cannot_be_blended_or_submitted_is_told_in_a_line(frames_dir, works
             (["ensemble", "pairs/full"], 2, "not a run on a competition's speakers"),
             (["ensemble", f"toy_frames/{blend.name}", run_id], 2, f"is a blend itself; name its runs: {run_id}"),
             (["submit", run_id, "--data", "japanese_vowels"], 4, "give the folder of 'toy_frames' with --data"),
-            (["submit", run_id], 2, "the competition 'toy_frames' has no folder under data/"),
             (["train", *data, *TINY, "--set", "train.batch_size=1", "--set", "embedding.batch_norm=true"], 2,
              "batch norm needs two utterances")):
         assert main(arguments) == code
@@ -159,3 +162,13 @@ def test_a_full_gpu_is_told_in_a_line(workspace, monkeypatch, capsys):
     monkeypatch.setattr(stream, "run", fail)
     assert main(["run"]) == 4
     assert "(CUDA out of memory); lower train.batch_size" in capsys.readouterr().err
+
+
+def test_no_score_neither_reads_a_solution_nor_prints_or_records_a_score(solved_dir, workspace, monkeypatch, capsys):
+    (solved_dir / "solution.csv").write_text("a solution that cannot be read")
+    monkeypatch.setenv("SPEAKER_ID_NO_SCORE", "1")
+    assert main(["run", "--data", str(solved_dir), *TINY]) == 0
+    assert "local score" not in capsys.readouterr().out
+    assert ledger.read()[0]["public"] == ""
+    monkeypatch.setenv("SPEAKER_ID_NO_SCORE", "0")
+    assert main(["run", "--data", str(solved_dir), *TINY]) == 3

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from src import submit as stage
 from src.base.errors import InputError, RunError
+from src.base.files import write_json
 from src.competition.open import Competition
 from src.competition.utterances import Utterance
 from src.runs.folder import Run
@@ -31,10 +33,10 @@ def competition(tmp_path):
                        speakers=("x", "y"), utterances=utterances, has_test=True, solution_path=solution)
 
 
-def write(competition, tmp_path, rows, logits, utt_ids, speakers=("x", "y")):
+def write(competition, tmp_path, rows, logits, utt_ids, speakers=("x", "y"), **how):
     save_logits(tmp_path / "blend" / "test.npz", np.array(rows), np.float32(logits))
     store = SimpleNamespace(utt_ids=utt_ids, speakers=speakers)
-    return write_submission(competition, store, Run(tmp_path / "blend"), tmp_path / "out.csv", "name")
+    return write_submission(competition, store, Run(tmp_path / "blend"), tmp_path / "out.csv", "name", **how)
 
 
 def test_rows_follow_the_competition_whatever_the_store_order(competition, tmp_path, workspace):
@@ -99,3 +101,16 @@ def test_a_solution_names_speakers_in_either_unicode_form_and_nobody_else(compet
     solution.write_text("Id,Category\nü3,1\n", encoding="utf-8")
     with pytest.raises(InputError, match="line 2: Category '1' is no speaker"):
         local_score(competition, tmp_path / "out.csv")
+
+
+def test_a_tracked_copy_is_replaced_only_on_demand(competition, tmp_path, workspace, monkeypatch):
+    monkeypatch.setattr(stage, "is_tracked", lambda path: True)
+    rows, logits, ids = [1, 2, 3], [[0, 9], [9, 0], [5, 1]], ["t", "b,1", 'a"2', "ü3"]
+    write_json(tmp_path / "blend" / "result.json", {"digest": "12345678abcdef"})
+    kept = workspace / "submissions" / "toy" / "name.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("Id,Category\n")
+    assert write(competition, tmp_path, rows, logits, ids).name == "name-12345678.csv"
+    assert kept.read_text() == "Id,Category\n"
+    assert write(competition, tmp_path, rows, logits, ids, may_replace=True) == kept
+    assert write(competition, tmp_path, rows, logits, ids) == kept, "it is the same to the byte"

@@ -4,19 +4,13 @@
 out, and writes the scores and the picture into the run's folder.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from src.base.errors import SettingError
-from src.model.attention_heads import measure
+from src.base.files import write_json
+from src.runs.folder import Run
 from src.runs.head_scores import draw, head_rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,38 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Measure the heads of a run's first fold; print, write and draw their scores."""
-    from src.base.files import write_json
-    from src.model.checkpoint import load_model
-    from src.runs.folder import Run
-    from src.store.store import Store
-
     if options.utterances < 1:
         raise SettingError(f"--utterances {options.utterances}: must be at least 1")
     run = Run.open(options.run)
-    model, experiment, _ = load_model(run.fold(0).model_path)
-    importance = measure_run(model, Store.open(run.store_dir()), experiment, options.utterances)
+    from src.training.head_importance import measure_model  # imports torch
+
+    experiment, importance = measure_model(run.fold(0).model_path, run.store_dir(), options.utterances)
     out = options.out or run.directory / "head_importance.png"
     draw(importance, out, title=f"{experiment.name}: importance of heads")
     write_json(out.with_suffix(".json"), {"importance": head_rows(importance)})
     for layer, row in enumerate(importance, start=1):
         print(f"layer {layer:2}: " + " ".join(f"{score:.2f}" for score in row))
     print(out)
-
-
-def measure_run(model: nn.Module, store: Any, experiment: Any, num_utterances: int) -> np.ndarray:
-    """Return the importance of a speaker model's heads on a store's held-out utterances of the first fold."""
-    import numpy as np
-    import torch
-    from torch.nn import functional as F
-
-    rows = store.folds(experiment.folds)[0][1]
-    rows = rows if len(rows) else store.train_rows  # of a run without validation
-    rows = rows[np.argsort(store.num_frames[rows], kind="stable")][:num_utterances]
-    unit = store.hop_length if store.kind == "waveform" else 1
-
-    def loss_of(batch: Any) -> torch.Tensor:
-        frames, lengths = model.extract(batch.inputs, batch.lengths)
-        return F.cross_entropy(model(frames, lengths), batch.labels, reduction="none")
-
-    batches = (batch for _, batch in store.batches(rows, experiment.infer.frame_budget * unit))
-    return measure(model.encoder, batches, loss_of)

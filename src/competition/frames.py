@@ -14,7 +14,7 @@ from src.competition.utterances import Folders, Utterance, check_paths
 
 def list_frames(directory: Path, folders: Folders) -> tuple[str, int, list[str], list[Utterance]]:
     """Return the kind of feature, its dimension, the speakers in alphabetical order and the utterances."""
-    import numpy as np
+    import numpy as np  # a listing of any other kind needs none
 
     frames_path, table_path = directory / "frames.npy", directory / "frames.csv"
     try:

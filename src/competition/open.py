@@ -7,8 +7,6 @@ opens a feature or audio file, and nothing heavy is imported, so that 64,666 utt
 """
 
 import os
-import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +15,10 @@ from src.base.workspace import DATA_DIR
 from src.competition.audio_folder import list_audio
 from src.competition.course import list_course
 from src.competition.frames import list_frames
+from src.competition.names import file_name, folder_of, name_of
 from src.competition.utterances import Folders, Utterance, check_names
 
+NO_SCORE = "SPEAKER_ID_NO_SCORE"  # set to 1, no solution is read and no score printed
 LOOKED_FOR = {
     "course": ("metadata.json", "mapping.json"),
     "frames": ("frames.npy", "frames.csv"),
@@ -32,7 +32,7 @@ TABLES = ("metadata.json", "mapping.json", "testdata.json", "frames.npy", "frame
 class Competition:
     """A competition: training utterances first, then the test utterances in the order of the submission.
 
-    name: the folder's, fit for a file name. kind: "course", "frames" or "audio". feature_kind: what the input holds,
+    name: see competition/names.py. kind: "course", "frames" or "audio". feature_kind: what the input holds,
     "logmel", "cepstra" or "waveform"; feature_dim: its number of values a frame, None for audio. speakers: the class
     names by index. solution_path: solution.csv (Id, Category[, Usage]) where one lies there; for scoring only.
     """
@@ -66,9 +66,8 @@ def open_competition(data: str | Path) -> Competition:
     read = {"course": list_course, "frames": list_frames, "audio": list_audio}[kind]
     feature_kind, feature_dim, speakers, utterances = read(directory, folders)
     _check(directory, speakers, utterances)
-    solution_path = directory / "solution.csv"
     return Competition(
-        name=file_name(directory.name),
+        name=name_of(directory),
         directory=directory,
         kind=kind,
         feature_kind=feature_kind,
@@ -76,8 +75,15 @@ def open_competition(data: str | Path) -> Competition:
         speakers=tuple(speakers),
         utterances=tuple(utterances),
         has_test=utterances[-1].split == "test",
-        solution_path=solution_path if solution_path.is_file() else None,
+        solution_path=_solution(directory),
     )
+
+
+def _solution(directory: Path) -> Path | None:
+    """Return the solution that lies in a folder, unless SPEAKER_ID_NO_SCORE=1 hides it while choices are made."""
+    path = directory / "solution.csv"
+    is_hidden = os.environ.get(NO_SCORE, "") not in ("", "0")
+    return path if path.is_file() and not is_hidden else None
 
 
 def _find(data: str | Path) -> Path:
@@ -97,7 +103,9 @@ def _find(data: str | Path) -> Path:
 
 
 def find_folder(name: str) -> Path:
-    """Return the folder under data/ of the competition called `name`, as runs are; raises SettingError for none."""
+    """Return the folder of the competition called `name`, as runs are; raises SettingError for none."""
+    if owner := folder_of(name):
+        return owner
     for entry in sorted(DATA_DIR.iterdir()) if DATA_DIR.is_dir() else []:
         if entry.is_dir() and file_name(entry.name) == name:
             return entry
@@ -115,11 +123,6 @@ def _recognise(directory: Path) -> str:
     seen = ", ".join(f"{name} ({'found' if there else 'missing'})" for name, there in found.items())
     raise InputError(f"{directory}: no competition is recognised here; looked for {seen} and utterances.csv (missing); "
                      "data/README.md says what each kind consists of")
-
-
-def file_name(name: str) -> str:
-    """Return `name` as one safe path component, of at most 60 characters: 240 bytes, where a file system takes 255."""
-    return re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._-")[:60] or "competition"
 
 
 def _check(directory: Path, speakers: list[str], utterances: list[Utterance]) -> None:

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 IDENTITY = ("digest", "date", "status")  # of the end of a run, which one row tells
+REPEATED = ("digest", "status", "params", "steps", "folds", "seeds", "metric", "train", "valid")  # of a run done again
 
 
 def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False) -> None:
     """Append a row (column: value; None and non-finite numbers stay empty), on disk when this returns.
 
-    once: unless a row of the same digest, date and status stands there, as two processes may both want to write it.
+    once: unless the same run stands there, as two processes may both want to write it, or a run of the same settings
+    and data that gave the same figures, so that repeating a run changes nothing.
     Raises SettingError for an unknown column or a value that does not fit, InputError when the file as it stands is
     not whole (it stays as it is), RunError when the row could not be written (the file stays as it was).
     """
@@ -45,7 +47,7 @@ def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False)
         try:
             data = path.read_bytes()
             rows, new = [old for _, old in _parse(data, path)], dict(zip(COLUMNS, cells))
-            if once and any(all(old[column] == new[column] for column in IDENTITY) for old in rows):
+            if once and any(_is_same(old, new) for old in rows):
                 return
             content = line if data else _line(COLUMNS) + line
             try:
@@ -58,6 +60,12 @@ def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False)
                                "make room and run the same command again") from error
         finally:
             os.close(file)
+
+
+def _is_same(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Return whether two rows are of one run, or of a run and its exact repetition."""
+    is_repeated = new["digest"] and new["status"] == "ok" and all(old[column] == new[column] for column in REPEATED)
+    return bool(is_repeated) or all(old[column] == new[column] for column in IDENTITY)
 
 
 def read(path: Path | None = None) -> list[dict[str, str]]:

@@ -6,15 +6,13 @@ In: a run's experiment as trained, its parent's, and its figures. Out: {column: 
 import json
 import math
 import numbers
-import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from src.base.errors import SettingError
 from src.base.files import digest as digest_of
+from src.base.git import commit
 from src.base.text import timestamp
-from src.base.workspace import PROJECT_DIR
 from src.settings import parts
 from src.settings.config import Experiment, flatten, to_json
 from src.settings.weights import hash_weights
@@ -153,20 +151,6 @@ def group(experiment: Experiment) -> str:
         section, _, name = key.rpartition(".")
         (settings.get(section, {}) if section else settings).pop(name, None)
     return digest_of(settings)[:8]
-
-
-def commit() -> str:
-    """Return the short commit of the code, with a + where the code differs from it; "" outside a repository."""
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(PROJECT_DIR), *arguments], capture_output=True, text=True, check=True,
-                              timeout=30).stdout.strip()
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != PROJECT_DIR:
-            return ""  # a copy that lies inside another repository
-        return git("rev-parse", "--short=8", "HEAD") + ("+" if git("status", "--porcelain", "src", "requirements.txt")
-                                                        else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def to_cell(column: str, value: Any) -> str:

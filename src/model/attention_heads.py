@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from src.base.errors import SettingError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Head = tuple[int, int]  # layer and head, from 0
 
@@ -170,10 +168,6 @@ def measure(encoder: nn.Module, batches: Iterable[Batch], loss_of: Callable[[Bat
     the gate, the layer's scores then divided by their Euclidean norm (Michel et al., 2019). No gradient is left in
     the parameters. Put the model in eval mode first, so that dropout does not blur the scores.
     """
-    import numpy as np
-    import torch
-
-
     every = heads_of(encoder)
     attentions = list(dict.fromkeys(attention for row in every for attention, _ in row))
     gates: dict[int, Tensor] = {}
@@ -211,8 +205,6 @@ def least_important(importance: np.ndarray, num_heads: int) -> tuple[tuple[int, 
 
     Raises SettingError when there are not so many to remove.
     """
-    import numpy as np
-
     can_go = np.isfinite(importance)
     can_go[np.arange(len(importance)), np.nanargmax(importance, 1)] = False
     if not 1 <= num_heads <= can_go.sum():

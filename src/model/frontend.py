@@ -26,7 +26,7 @@ class LogMel(nn.Module):
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        from torchaudio.transforms import MelSpectrogram
+        from torchaudio.transforms import MelSpectrogram  # takes 0.3 s, which training on stored frames does not need
 
         f = features
         for name in ("sample_rate", "num_mels", "n_fft", "win_length", "hop_length", "log_floor"):

@@ -1,22 +1,18 @@
 """Weights of a wav2vec 2.0 or HuBERT model from a local path, in torchaudio's or in the Hugging Face layout.
 
-Goes in: a file, or a folder as `save_pretrained` writes it (config.json beside model.safetensors or
-pytorch_model.bin). Comes out: tensors under torchaudio's names, checked against the model that takes them, and a
-digest of the files' content for the name of a run. Imports torch only when weights are read, so that the digest is
-quick. Everything that does not fit raises ValueError, naming the file.
+Goes in: a file, or a folder as `save_pretrained` writes it (config.json next to model.safetensors or
+pytorch_model.bin). Comes out: tensors under torchaudio's names, checked against the model that takes them. Everything
+that does not fit raises ValueError, naming the file.
 """
-
-from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from src.settings.weights import weights_files
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 NOT_USED = re.compile(  # what a checkpoint carries beside the encoder: heads, targets of pretraining, the mask
     r"^(masked_spec_embed|mask_generator\.|aux\.|lm_head\.|projector\.|classifier\.|layer_weights$|quantizer\.|"
@@ -62,8 +58,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    import torch
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for torn, foreign and unsafe files

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src.model import finetune
+from src.model.frontend import LogMel
 from src.model.masking import mean_normalise
 from src.model.norms import MaskedBatchNorm1d
 from src.settings.config import Embedding, Experiment
@@ -28,8 +29,6 @@ class SpeakerModel(nn.Module):
         self.mean_norm = experiment.frontend.mean_norm
         self.log_mel = None
         if kind == "waveform" and lookup("encoder", experiment.encoder.name).takes == "frames":
-            from src.model.frontend import LogMel
-
             self.log_mel = LogMel(experiment.features)
             input_dim = experiment.features.num_mels
         input_dim *= 2 if self.mean_norm == "both" else 1

@@ -1,13 +1,11 @@
 """The scores of a run's attention heads as rows and as a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+
+from src.base.files import atomic_open
 
 
 def head_rows(importance: np.ndarray) -> list[list[float]]:
@@ -18,8 +16,6 @@ def head_rows(importance: np.ndarray) -> list[list[float]]:
 def draw(importance: np.ndarray, path: Path, removed: Iterable[tuple[int, int]] = (), title: str = "") -> None:
     """Write the picture of (layers, heads) scores, a crossed square for each head removed; atomic."""
     from matplotlib.figure import Figure
-
-    from src.base.files import atomic_open
 
     num_layers, num_heads = importance.shape
     figure = Figure(figsize=(1.8 + 0.5 * num_heads, 1.4 + 0.4 * num_layers), layout="constrained")

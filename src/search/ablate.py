@@ -13,7 +13,8 @@ from src.competition.open import Competition, open_competition
 from src.ledger import file as ledger
 from src.ledger.table import table
 from src.runs.plan import Plan, make_plan
-from src.settings.config import Experiment, override, parse_assignments
+from src.settings import arguments
+from src.settings.config import Experiment, override
 from src.store.ensure import ensure_store
 from src.train import train_and_record
 
@@ -21,19 +22,19 @@ from src.train import train_and_record
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src ablate`."""
     parser.add_argument("--ladder", required=True, metavar="NAME", help=", ".join(experiments.LADDERS))
-    parser.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR", help="the competition")
     parser.add_argument("--steps", type=int, default=1000, help="steps of every rung (default: %(default)s)")
     parser.add_argument("--folds", type=int, default=1, help="folds of every rung (default: %(default)s, held out)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the first and the last rung (default: 3)")
     parser.add_argument("--rung-seeds", type=int, default=1, help="seeds of the rungs between (default: 1)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every rung")
+    arguments.add_arguments(parser, "data", set={"help": "a setting of every rung"})
 
 
 def main(options: argparse.Namespace) -> None:
     """Run a ladder's missing rungs and print its table."""
     competition = open_competition(options.data)
     rungs = find_ladder(options.ladder)
-    common = {"train.steps": options.steps, "folds": options.folds, **parse_assignments(options.set)}
+    lengths = {"train.steps": options.steps, "folds": options.folds}
+    common = {**lengths, **arguments.changes_of(options)}
     if "seed" in common:
         raise SettingError("--set seed: a ladder runs seeds from 0 on; --seeds and --rung-seeds say how many")
     if min(options.steps, options.folds, options.seeds, options.rung_seeds) < 1:
@@ -42,7 +43,7 @@ def main(options: argparse.Namespace) -> None:
     for rung in rungs:
         ends = rung in (rungs[0], rungs[-1])
         for seed in range(options.seeds if ends else options.rung_seeds):
-            experiment = override(experiments.get(rung), {**common, "seed": seed})
+            experiment = arguments.resolve(options, experiments.get(rung), {**lengths, "seed": seed})
             plans.append((_plan(competition, experiment), _parent(experiment, common), seed))
     for done, (plan, parent, seed) in enumerate(plans, start=1):
         print(f"[{done}/{len(plans)}] {plan.experiment.name}, seed {seed}: {plan.run_id}"

@@ -24,7 +24,8 @@ from src.search.question import command_of, default_storage, store_of, studies_d
 from src.search.space import space_for
 from src.search.storage import open_storage, shown
 from src.search.study import slot
-from src.settings.config import Experiment, from_json, override, parse_assignments, to_json
+from src.settings.arguments import resolve
+from src.settings.config import Experiment, from_json, override, to_json
 from src.train import train_and_record
 
 
@@ -41,10 +42,9 @@ def promote(options: argparse.Namespace) -> None:
     if slot(trial) == -1:
         print("nothing that was drawn is better than the experiment itself: there is nothing to promote")
         return
-    changes = parse_assignments(options.set)
-    changes |= {"train.steps": options.steps} if options.steps else {}
-    changes |= {"folds": options.folds} if options.folds else {}
-    base = override(from_json(study.user_attrs["base"]), changes)
+    base = resolve(options, from_json(study.user_attrs["base"]))
+    asked = {"train.steps": options.steps, "folds": options.folds}
+    base = override(base, {key: value for key, value in asked.items() if value})
     if base.folds == "all":
         raise SettingError(f"tune promote: '{base.name}' trains on every utterance (folds=all), so nothing tells "
                            "which is better; add --folds 5")

@@ -1,5 +1,6 @@
 """What an Optuna study asks: its competition, experiment, search space and place."""
 
+import argparse
 import dataclasses
 import shlex
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from src.competition.open import Competition, open_competition
 from src.ledger.row import REPEATS
 from src.runs.plan import VERSION, make_plan
 from src.search.space import Space, space_for
-from src.settings.config import Experiment, Part, flatten, override, parse_assignments
+from src.settings.arguments import resolve
+from src.settings.config import Experiment, Part, flatten, override
 from src.settings.parts import SLOTS, complete_experiment, essential, lookup
 from src.store.ensure import ensure_store
 
@@ -67,20 +69,19 @@ def default_storage(competition: str, experiment: str) -> str:
     return f"sqlite:///{studies_dir(competition) / experiment}.db"
 
 
-def ask(data: str, experiment: str, settings: list[str], steps: int | None, folds: int) -> Question:
-    """Return the question of a command line, its store made where it is missing.
+def ask(options: argparse.Namespace) -> Question:
+    """Return the question of a command line (data, experiment, set, steps, folds), its store made where it is missing.
 
     Raises SettingError for a mistyped setting and for an experiment that validates nothing.
     """
-    base = override(experiments.get(experiment), parse_assignments(settings))
-    complete_experiment(base)
-    start = override(base, {"folds": folds} | ({"train.steps": steps} if steps else {}))
-    competition = open_competition(data)
+    base = resolve(options, experiments.get(options.experiment))
+    start = override(base, {"folds": options.folds or 1} | ({"train.steps": options.steps} if options.steps else {}))
+    competition = open_competition(options.data)
     store_dir = store_of(competition, base)
     adapted = make_plan(competition.name, store_dir, start).experiment
     base, start = (dataclasses.replace(one, encoder=adapted.encoder, augment=adapted.augment) for one in (base, start))
     space = space_for(adapted, read_json(store_dir / "meta.json")["kind"])
-    return Question(competition.name, str(data), experiment, base, start, store_dir, space)
+    return Question(competition.name, str(options.data), options.experiment, base, start, store_dir, space)
 
 
 def store_of(competition: Competition, experiment: Experiment) -> Path:

@@ -19,7 +19,7 @@ from src.settings.config import to_json
 def search(options: argparse.Namespace) -> None:
     """Run trials until the study has as many finished ones as asked for, then say what was found."""
     started = time.monotonic()
-    question = ask(options.data, options.experiment, options.set, options.steps, options.folds or 1)
+    question = ask(options)
     url = options.storage or default_storage(question.competition, question.base.name)
     spec = StudySpec(question.study_name, url, question.directory, options.trials, options.seed, options.heartbeat,
                      tuple(options.lost))

@@ -8,17 +8,16 @@ import argparse
 import os
 from pathlib import Path
 
+from src.settings import arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src tune`."""
     parser.add_argument("action", nargs="?", choices=("search", "promote"), default="search",
                         help="search (default), or promote: rerun the best on fresh seeds and write its file")
-    parser.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR",
-                        help="a competition under data/, or any folder (default: %(default)s)")
-    parser.add_argument("--experiment", default="default", metavar="NAME",
-                        help="where the search starts: a name or a promoted .json file (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="change the start, such as optim.lr=3e-4; may be repeated")
+    arguments.add_arguments(
+        parser, "data", set={"help": "change the start, such as optim.lr=3e-4; may be repeated"},
+        experiment={"help": "where the search starts: a name or a promoted .json file (default: %(default)s)"})
     parser.add_argument("--storage", metavar="URL", help="sqlite:///FILE, postgresql://USER@HOST/NAME or journal:FILE; "
                         "shared by any number of machines (default: an SQLite file under data/studies)")
     parser.add_argument("--steps", type=_positive, metavar="N",

@@ -2,10 +2,10 @@
 
     python -m src conditions so762/course-19016e0b seed88
 
-Beside the stream: finished runs of a competition that comes as audio go in; a table and conditions.json in each run's
+Next to the stream: finished runs of a competition that comes as audio go in; a table and conditions.json in each run's
 folder come out. Every fold's model hears its own held-out utterances, whole and masked, clean and in each condition of
 degrade.py. The degraded utterances lie in data/cache/<competition>/conditions-<digest8>, a store as preprocess makes
-it, with a row for each training utterance in each condition; it is made once, by threads, and a killed making goes on
+it, with one row per training utterance and condition; it is made once, by threads, and a killed making goes on
 from its last whole chunk.
 
 "shifted" is the accuracy to expect of a test set with the shares in MIXTURE.
@@ -13,19 +13,22 @@ from its last whole chunk.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
 
 from src.base.errors import InputError, RunError, SettingError
 from src.base.files import read_json, write_json
 from src.competition.open import find_folder, open_competition
+from src.model.checkpoint import load_model
 from src.runs.folder import Run
+from src.shift.degrade import CONDITIONS
 from src.shift.degraded_store import VERSION, copy_id, degraded_store
 from src.store.ensure import ensure_store
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from src.store.store import Store
+from src.store.store import Store
+from src.training.evaluate import predict
 
 # Shares of a shifted test set: 0.30 as recorded, as so762 states of its own; the rest another session, whose effects
 # come together as degrade.EFFECT_PROBS says, so that these shares follow from it.
@@ -49,8 +52,6 @@ def evaluate(run: Run, data: str | Path | None = None) -> dict[str, Any]:
     "shifted". Raises InputError where the competition does not come as audio or is not what the run was trained on,
     SettingError for a blend and for a run that held nothing out, RunError for a run that is not finished.
     """
-    from src.store.store import Store
-
     result = _finished(run)
     competition = open_competition(data or find_folder(run.competition))
     if competition.feature_kind != "waveform":
@@ -93,15 +94,8 @@ def _finished(run: Run) -> dict[str, Any]:
     return result
 
 
-def _count(run: Run, clean: "Store", degraded: "Store") -> dict[str, dict[str, int]]:
+def _count(run: Run, clean: Store, degraded: Store) -> dict[str, dict[str, int]]:
     """Return {condition: {"num_right", "num_valid"}} over the held-out utterances of every fold."""
-    import torch
-    from tqdm import tqdm
-
-    from src.model.checkpoint import load_model
-    from src.shift.degrade import CONDITIONS
-    from src.training.evaluate import predict
-
     row_of = {utt_id: row for row, utt_id in enumerate(degraded.utt_ids)}
     conditions = ("clean", *CONDITIONS)
     counts = {condition: {"num_right": 0, "num_valid": 0} for condition in conditions}
@@ -122,7 +116,5 @@ def _count(run: Run, clean: "Store", degraded: "Store") -> dict[str, dict[str, i
     return counts
 
 
-def _rows(row_of: dict[str, int], condition: str, utt_ids: list[str]) -> "np.ndarray":
-    import numpy as np
-
+def _rows(row_of: dict[str, int], condition: str, utt_ids: list[str]) -> np.ndarray:
     return np.array([row_of[copy_id(condition, utt_id)] for utt_id in utt_ids])

@@ -1,10 +1,11 @@
 """Build a store: decode by threads, write in order, skip what cannot be used."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from src.store.writer import Chunk, StoreWriter
 
 CHUNK_UTTERANCES, CHUNK_BYTES = 64, 1 << 24
 SKIPPED_PART, SKIPPED_HANDFUL = 0.05, 5  # training files that may be unusable: the larger of the two
-TABLE = ("utt_id", "split", "speaker", "group", "text", "offset", "num_frames")
+TABLE = ("utt_id", "split", "speaker", "group", "text", "offset", "num_frames")  # columns of table.csv
+SKIPPED = ("utt_id", "path", "cause")  # columns of skipped.csv
+ReadChunk = Callable[[Any], tuple[Chunk, list[memoryview]]]  # what is read of a chunk, and its bytes
 
 
 def build_store(competition: Competition, features: Features, settings: dict[str, Any], stamps: dict[str, Stamp],
@@ -45,39 +48,48 @@ def build_store(competition: Competition, features: Features, settings: dict[str
         if other != partial:
             shutil.rmtree(other)
     chunks = _chunks(competition, stamps)
-    writer = StoreWriter(partial, [len(chunk) for chunk in chunks])
     reader = Reader(competition, features, settings, stamps, known)
-    num_threads = torch.get_num_threads()
-    try:
-        done = sum(len(chunk) for chunk in chunks[: len(writer.finished)])
-        if done:
-            print(f"preprocess: {done:,} of {len(competition.utterances):,} utterances are done already", flush=True)
-        with tqdm(total=len(competition.utterances), initial=done, desc="preprocess", unit="utterance",
-                  disable=None) as bar:
-            todo = chunks[len(writer.finished) :]
-            for chunk, parts in _in_order(reader.read, todo, threads):
-                writer.append(chunk, parts)
-                bar.update(len(chunk.num_frames))
-                _check_skipped(competition, writer.finished, chunks, partly=True)
+    with contextlib.closing(StoreWriter(partial, [len(chunk) for chunk in chunks])) as writer:
+        fill(writer, chunks, reader.read, threads, "preprocess",
+             lambda: _check_skipped(competition, writer.finished, chunks, partly=True))
         skipped = _check_skipped(competition, writer.finished, chunks)
         hashes = known | {path: sha256 for chunk in writer.finished for path, sha256 in chunk.sha256.items()}
-        rows, store_digest = _rows(competition, writer.finished), store_digest_of(competition, settings, hashes)
-        final, num_bytes = store_dir_of(competition, settings, store_digest), sum(c.num_bytes for c in writer.finished)
-        writer.finish(final, [TABLE, *rows], [("utt_id", "path", "cause"), *skipped], {
+        store_digest, rows = store_digest_of(competition, settings, hashes), rows_of(competition.utterances, writer)
+        final, counts = store_dir_of(competition, settings, store_digest), counts_of(rows, writer)
+        writer.finish(final, [TABLE, *rows], [SKIPPED, *skipped], {
             "digest": store_digest, "version": VERSION, "competition": competition.name, "kind": settings["kind"],
-            "dim": reader.dim, "num_utterances": len(rows), "num_frames": sum(row[-1] for row in rows),
-            "num_bytes": num_bytes, "settings": settings, "summary": _summary(settings, rows),
+            "dim": reader.dim, **counts, "settings": settings, "summary": _summary(settings, rows),
             "speakers": list(competition.speakers)})
-    finally:
-        writer.close()
-        torch.set_num_threads(num_threads)
     memory.save(stamps, {path: hashes[path] for path in stamps})
     if skipped:
         print(f"preprocess: skipped {len(skipped)} of {_num_train(competition):,} training files that cannot be used "
               f"(all in {final / 'skipped.csv'}):\n{_listing(skipped)}", flush=True)
-    print(f"preprocess: {len(rows):,} utterances, {num_bytes / 1e6:,.0f} MB in {time.monotonic() - began:.1f} s -> "
-          f"{final}", flush=True)
+    print(f"preprocess: {len(rows):,} utterances, {counts['num_bytes'] / 1e6:,.0f} MB in "
+          f"{time.monotonic() - began:.1f} s -> {final}", flush=True)
     return final
+
+
+def fill(writer: StoreWriter, chunks: Sequence[Any], read: ReadChunk, threads: int, task: str,
+         after_chunk: Callable[[], object] = lambda: None) -> None:
+    """Append every chunk that the writer does not hold yet, read by `threads`, in their order.
+
+    read: is called by several threads at once, each of which has one of torch's threads. task: names the progress bar.
+    after_chunk: is called after each and may raise to stop.
+    """
+    num_done = len(writer.finished)
+    total, done = sum(writer.chunk_sizes), sum(writer.chunk_sizes[:num_done])
+    if done:
+        print(f"{task}: {done:,} of {total:,} utterances are done already", flush=True)
+    num_threads = torch.get_num_threads()
+    try:
+        with (contextlib.closing(_in_order(read, chunks[num_done:], threads)) as in_order,
+              tqdm(total=total, initial=done, desc=task, unit="utterance", disable=None) as bar):
+            for chunk, parts in in_order:
+                writer.append(chunk, parts)
+                bar.update(len(chunk.num_frames))
+                after_chunk()
+    finally:
+        torch.set_num_threads(num_threads)  # of threads to come, which take the number that was set last
 
 
 def _chunks(competition: Competition, stamps: Mapping[str, Stamp]) -> list[tuple[Utterance, ...]]:
@@ -95,7 +107,7 @@ def _chunks(competition: Competition, stamps: Mapping[str, Stamp]) -> list[tuple
     return [*chunks, tuple(current)]
 
 
-def _in_order(read: Callable, chunks: list, threads: int) -> Iterator[tuple[Chunk, list[memoryview]]]:
+def _in_order(read: ReadChunk, chunks: Sequence[Any], threads: int) -> Iterator[tuple[Chunk, list[memoryview]]]:
     """Yield read(chunk) in order, a few chunks ahead, so that memory is bounded whatever the size of the input."""
     pending: deque = deque()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -110,15 +122,21 @@ def _in_order(read: Callable, chunks: list, threads: int) -> Iterator[tuple[Chun
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _rows(competition: Competition, finished: list[Chunk]) -> list[tuple]:
-    """Return the table: a row for each utterance that is in the store, in the competition's order."""
+def rows_of(utterances: Iterable[Utterance], writer: StoreWriter) -> list[tuple]:
+    """Return the rows of TABLE: one for each of the `utterances`, in their order, that has frames in the store."""
     rows, offset = [], 0
-    lengths = (num_frames for chunk in finished for num_frames in chunk.num_frames)
-    for u, num_frames in zip(competition.utterances, lengths):
+    lengths = (num_frames for chunk in writer.finished for num_frames in chunk.num_frames)
+    for u, num_frames in zip(utterances, lengths):
         if num_frames:
             rows.append((u.utt_id, u.split, u.speaker, u.group, u.text, offset, num_frames))
             offset += num_frames
     return rows
+
+
+def counts_of(rows: list[tuple], writer: StoreWriter) -> dict[str, int]:
+    """Return what meta.json says of a store's size: {"num_utterances", "num_frames", "num_bytes"}."""
+    return {"num_utterances": len(rows), "num_frames": sum(row[-1] for row in rows),
+            "num_bytes": sum(chunk.num_bytes for chunk in writer.finished)}
 
 
 def _summary(settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:

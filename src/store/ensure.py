@@ -6,6 +6,7 @@ from src.base.files import lock
 from src.base.machine import usable_cpus
 from src.base.workspace import cache_dir
 from src.competition.hashes import HashMemory, hash_files, stamp_files
+from src.competition.names import claim
 from src.competition.open import Competition
 from src.settings.config import Features
 from src.store.find import find_store, finished_store, used_settings
@@ -19,10 +20,12 @@ def ensure_store(competition: Competition, features: Features, threads: int | No
     missing, unusable or unsafe, RunError when the disk is full.
     """
     if store := find_store(competition, features):
+        claim(competition.name, competition.directory)
         return store
     settings = used_settings(competition, features)
     folder = cache_dir(competition.name)
     with lock(folder / "preprocess.lock", f"preprocess: waiting for another process that works in {folder}"):
+        claim(competition.name, competition.directory)
         stamps, memory = stamp_files(competition), HashMemory(competition)
         known = memory.known(stamps)
         if 0 < len(known) < len(stamps) and any(folder.glob(f"{settings['kind']}-*")):  # touched rather than new

@@ -21,6 +21,15 @@ def find_store(competition: Competition, features: Features) -> Path | None:
     return finished_store(competition, settings, stamps, HashMemory(competition).known(stamps))
 
 
+def is_made_of(store_digest: str | None, competition: Competition, features: Features) -> bool:
+    """Return whether the store of a digest is made of the competition's files as they are now, as far as is known.
+
+    It is taken to be where no store of these features is there to compare with.
+    """
+    store = find_store(competition, features)
+    return store is None or read_json(store / "meta.json")["digest"] == store_digest
+
+
 def used_settings(competition: Competition, features: Features) -> dict[str, Any]:
     """Return the settings that decide the store's frames; raises SettingError for those the input cannot give."""
     if competition.feature_kind == "waveform":

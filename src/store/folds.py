@@ -4,12 +4,57 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
 from src.base.errors import SettingError
+from src.settings.folds import Folds, num_parts
 
 FOLD_SEED = 0  # never an experiment's seed: every run of a competition shares its folds
+
+
+def split(rows: np.ndarray, labels: np.ndarray, groups: Sequence[str],
+          folds: Folds) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (train_rows, valid_rows) of each fold: k of them, one for 1, and ("all") all rows and none.
+
+    Classes are spread evenly over k folds, groups never split; 1 is the first fold of several. A fixed seed makes them
+    the same for every experiment. Where a fold would be tested on a class that its training part does not hold (a class
+    of a single utterance, or within a single group), those utterances go back to the training part and are validated in
+    no fold.
+
+    Args: rows (N,) of a store, the training utterances; labels (N,) int64, their classes; groups, N names, "" for an
+    utterance that is a group of its own. Raises SettingError when there are too few utterances or groups.
+    """
+    if folds == "all":
+        return [(rows, rows[:0])]
+    if folds < 1:
+        raise SettingError(f"folds={folds}: use a whole number above 0, or 'all'")
+    number = num_parts(folds)
+    fold = deal(rows, labels, groups, number, f"folds={folds}")
+    parts = [(rows[fold != k], rows[fold == k]) for k in range(number)]
+    return parts[:1] if folds == 1 else parts
+
+
+def deal(rows: np.ndarray, labels: np.ndarray, groups: Sequence[str], num_folds: int, setting: str) -> np.ndarray:
+    """Return each utterance's fold (N,) int64, -1 for one that no fold can validate; see `split`.
+
+    setting: what an error says it is about.
+    """
+    has_groups = any(groups)
+    groups = np.unique([group or f"\0{row}" for group, row in zip(groups, rows)], return_inverse=True)[1]
+    if groups.max() + 1 < num_folds:
+        raise SettingError(f"{setting}: {num_folds} folds need as many groups of training utterances; there "
+                           f"are {groups.max() + 1}. Use fewer folds, or folds=all")
+    fold = grouped_folds(labels, groups, num_folds) if has_groups else stratified_folds(labels, num_folds)
+    for k in range(num_folds):
+        unheard = (fold == k) & ~np.isin(labels, labels[fold != k])
+        fold[np.isin(groups, groups[unheard])] = -1
+    empty = [k for k in range(num_folds) if not (fold == k).any()]
+    if empty:
+        raise SettingError(f"{setting}: fold {empty[0]} would validate nothing, for most classes have too few "
+                           "utterances or groups; use fewer folds, or folds=all")
+    return fold
 
 
 def stratified_folds(labels: np.ndarray, num_folds: int) -> np.ndarray:

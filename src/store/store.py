@@ -1,120 +1,60 @@
-"""Read a store that preprocess made: crops for training, whole utterances for validation, and folds.
+"""Read a store's frames: crops for training, whole utterances for validation.
 
 Goes in: a store's directory. Comes out: batches of float32 frames or samples with lengths and labels. The frames stay
 memory-mapped as one flat array of all utterances, or, after `to(device)`, resident on a device as one tensor; both are
-read by the same lines. table.csv has a row an utterance in the competition's order, training first.
+read by the same lines.
 """
 
 from __future__ import annotations
 
-import csv
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.base.errors import RunError, SettingError
-from src.base.files import digest, read_json
 from src.model.masking import zero_padding
 from src.store.batch import Batch
-from src.store.folds import grouped_folds, stratified_folds
+from src.store.table import DTYPES, Table
 
-DTYPES = {"logmel": np.float16, "cepstra": np.float32, "waveform": np.int16}
 WHOLE_FRAMES = 16  # batches of whole utterances are padded to a multiple of so many
 
 
 @dataclass(frozen=True, eq=False)
-class Store:
-    """A competition's utterances, one row each.
+class Store(Table):
+    """A competition's utterances with their frames.
 
-    kind: "logmel" or "cepstra" (frames of `dim` values) or "waveform" (samples, dim 0). labels: (rows,) int64 index
-    into speakers, -1 for test. offsets, num_frames: (rows,) int64 place and length in `frames`, samples for waveforms.
-    train_rows, test_rows: int64 rows of each split, test in the order of the submission. frames: the memory map
-    (total_frames, dim) or (total_samples,). flat: the same as a tensor, on the device that batches come from.
+    frames: the memory map (total_frames, dim) or (total_samples,). flat: the same as a tensor, on the device that
+    batches come from.
     """
 
-    directory: Path
-    digest: str
-    kind: str
-    dim: int
-    speakers: tuple[str, ...]
-    settings: dict[str, Any]
-    utt_ids: list[str]
-    labels: np.ndarray
-    groups: list[str]
-    texts: list[str]
-    train_rows: np.ndarray
-    test_rows: np.ndarray
-    offsets: np.ndarray
-    num_frames: np.ndarray
     frames: np.ndarray
     flat: Tensor
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
         """Open the store in directory `path`; raises RunError when it is absent or torn."""
-        path = Path(path)
-        try:
-            meta = read_json(path / "meta.json")
-            with open(path / "table.csv", encoding="utf-8", newline="") as file:
-                header, *table = csv.reader(file)
-            columns = dict(zip(header, map(list, zip(*table))))
-            kind, dim, speakers = meta["kind"], meta["dim"] or 0, tuple(meta["speakers"])
-            store_digest, settings = meta["digest"], meta["settings"]
-            total, index = meta["num_frames"], {speaker: i for i, speaker in enumerate(meta["speakers"])}
-            is_train = np.array([split == "train" for split in columns["split"]])
-            labels = np.array([index[s] if t else -1 for s, t in zip(columns["speaker"], is_train)], np.int64)
-            offsets, num_frames = (np.array(columns[name], np.int64) for name in ("offset", "num_frames"))
-            shape = (total, dim) if dim else (total,)
-            size = (path / "frames.bin").stat().st_size
-            if size != np.prod(shape) * np.dtype(DTYPES[kind]).itemsize or num_frames.sum() != total:
-                raise ValueError(f"frames.bin has {size:,} bytes")
-            # "c": private copy on write; nothing writes, but torch warns about an array that it could not write to
-            frames = np.memmap(path / "frames.bin", DTYPES[kind], mode="c", shape=shape)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: not a whole store ({type(error).__name__}: {error}); remove this folder and run "
-                           "preprocess again") from error
-        return cls(path, store_digest, kind, dim, speakers, settings, columns["utt_id"], labels, columns["group"],
-                   columns["text"], np.flatnonzero(is_train), np.flatnonzero(~is_train), offsets, num_frames, frames,
-                   torch.from_numpy(frames))
+        table = Table.open(path)
+        frames = _map_frames(table)
+        return cls(**vars(table), frames=frames, flat=torch.from_numpy(frames))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy in another process is made from; it maps the frames anew."""
         return {name: value for name, value in vars(self).items() if name not in ("frames", "flat")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        frames = Store.open(state["directory"]).frames
+        frames = _map_frames(Table.open(state["directory"]))
         vars(self).update(state, frames=frames, flat=torch.from_numpy(frames))
 
-    @functools.cached_property
-    def shortest(self) -> int:
-        """Return the length of the shortest utterance in frames (samples for waveforms)."""
-        return int(self.num_frames.min(initial=np.iinfo(np.int64).max))
-
-    @functools.cached_property
-    def table(self) -> str:
-        """Return the digest of rows, labels and groups: where they changed, old logits and folds mean other things."""
-        return digest([self.utt_ids, self.speakers, self.labels.tolist(), self.groups])
-
-    @property
-    def hop_length(self) -> int:
-        """Return the samples between two frames that a model makes of a stored waveform."""
-        return self.settings["hop_length"]
-
     def to(self, device: str) -> Store:
-        """Return the store with all of its frames held in the memory of `device` ("cpu" or "cuda")."""
-        return replace(self, flat=self.flat.to(device, copy=True))
+        """Return the store whose batches come from `device`, itself where they do already.
 
-    def labelled(self, rows: np.ndarray, labels: np.ndarray) -> Store:
-        """Return the store with `labels` (M,) given to `rows` (M,)."""
-        whole = self.labels.copy()
-        whole[rows] = labels
-        return replace(self, labels=whole)
+        "cuda": all frames are copied into the memory of the GPU. "cpu": they stay mapped.
+        """
+        return self if self.flat.device.type == torch.device(device).type else replace(self, flat=self.flat.to(device))
 
     def crops(self, rows: Sequence[int], starts: Sequence[int], num_frames: int, repeat: bool = False) -> Batch:
         """Return crops of `num_frames` frames (samples for waveforms), one a row, from `starts`.
@@ -187,38 +127,6 @@ class Store:
     def _multiple(self) -> int:
         return 1 if self.kind == "waveform" else WHOLE_FRAMES
 
-    def folds(self, folds: int | Literal["all"]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return (train_rows, valid_rows) of each fold: k of them, one for 1, and ("all") all rows and none.
-
-        Classes are spread evenly over k folds, groups never split; 1 is the first fold of five. A fixed seed makes
-        them the same for every experiment. Where a fold would be tested on a class that its training part does not
-        hold (a class of a single utterance, or within a single group), those utterances go back to the training part
-        and are validated in no fold. Raises SettingError when there are too few utterances or groups.
-        """
-        if folds == "all":
-            return [(self.train_rows, self.train_rows[:0])]
-        if folds < 1:
-            raise SettingError(f"folds={folds}: use a whole number above 0, or 'all'")
-        num_folds = 5 if folds == 1 else folds
-        labels = self.labels[self.train_rows]
-        groups = np.unique([self.groups[row] or f"\0{row}" for row in self.train_rows], return_inverse=True)[1]
-        if groups.max() + 1 < num_folds:
-            raise SettingError(f"folds={folds}: {num_folds} folds need as many groups of training utterances; there "
-                               f"are {groups.max() + 1}. Use fewer folds, or folds=all")
-        if any(self.groups[row] for row in self.train_rows):
-            fold = grouped_folds(labels, groups, num_folds)
-        else:
-            fold = stratified_folds(labels, num_folds)
-        for k in range(num_folds):
-            unheard = (fold == k) & ~np.isin(labels, labels[fold != k])
-            fold[np.isin(groups, groups[unheard])] = -1
-        empty = [k for k in range(num_folds) if not (fold == k).any()]
-        if empty:
-            raise SettingError(f"folds={folds}: fold {empty[0]} would validate nothing, for most classes have too few "
-                               "utterances or groups; use fewer folds, or folds=all")
-        parts = [(self.train_rows[fold != k], self.train_rows[fold == k]) for k in range(num_folds)]
-        return parts[:1] if folds == 1 else parts
-
     def _padded(self, rows: np.ndarray, first: np.ndarray, lengths: np.ndarray, num_frames: int) -> Batch:
         shape = (len(rows), num_frames, self.dim) if self.dim else (len(rows), num_frames)
         inputs = torch.zeros(shape, device=self.flat.device)
@@ -248,3 +156,11 @@ class Store:
         full = (lengths == inputs.shape[1]).all()
         return Batch(inputs, None if full else torch.from_numpy(lengths).to(device),
                      None if (labels < 0).any() else torch.from_numpy(labels).to(device))
+
+
+def _map_frames(table: Table) -> np.ndarray:
+    """Return the frames of a whole store as a memory map (total_frames, dim) or (total_samples,)."""
+    total = int(table.num_frames.sum())
+    shape = (total, table.dim) if table.dim else (total,)
+    # "c": private copy on write; nothing writes, but torch warns about an array that it could not write to
+    return np.memmap(table.directory / "frames.bin", DTYPES[table.kind], mode="c", shape=shape)

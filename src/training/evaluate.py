@@ -34,13 +34,12 @@ def predict(model: SpeakerModel, store: Store, rows: np.ndarray, train: Train, i
     keep_large_blocks()
     if len(rows) == 0:
         return np.empty((0, model.num_speakers), np.float32)
-    unit = store.hop_length if store.kind == "waveform" else 1  # samples or frames of the store a frame of the model
-    parts = store.parts(rows, infer.frame_budget * unit)
+    parts = store.parts(rows, infer.frame_budget * store.samples_per_frame)
     logits = _logits(model, [partial(store.whole, part) for part in parts], train)
     position = {row: i for i, row in enumerate(np.concatenate(parts).tolist())}
     restored = logits[[position[row] for row in rows.tolist()]]
     if infer.crops:
-        restored = _with_crops(model, store, rows, restored, train, infer, unit)
+        restored = _with_crops(model, store, rows, restored, train, infer)
     return restored.cpu().numpy()
 
 
@@ -65,10 +64,10 @@ def _logits(model: SpeakerModel, reads: list[Callable[[], Batch]], train: Train)
         torch.set_num_threads(threads)  # of threads to come, which take the number that was set last
 
 
-def _with_crops(model: SpeakerModel, store: Store, rows: np.ndarray, whole: Tensor, train: Train, infer: Infer,
-                unit: int) -> Tensor:
+def _with_crops(model: SpeakerModel, store: Store, rows: np.ndarray, whole: Tensor, train: Train,
+                infer: Infer) -> Tensor:
     total = F.log_softmax(whole, 1)
-    size = train.crop_frames * unit
+    size = train.crop_frames * store.samples_per_frame
     slack = np.maximum(store.num_frames[rows] - size, 0)
     per_batch = max(1, infer.frame_budget // train.crop_frames)
     for k in range(infer.crops):

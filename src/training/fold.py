@@ -54,13 +54,13 @@ class Fold:
             own = None if self.experiment.folds == "all" else fold
             rows, labels = read_pseudo_labels(plan.pseudo_labels.pseudo_labels_path, own, self.train.pseudo_share)
             store, train_rows = store.labelled(rows, labels), np.concatenate([train_rows, rows])
-        self.store = store.to(self.train.device) if self.train.device != "cpu" else store
+        self.store = store.to(self.train.device)
         self.task = Classification(self.train.label_smoothing)
-        self.unit = store.hop_length if store.kind == "waveform" else 1
+        self.crop_size = self.train.crop_frames * store.samples_per_frame
         self.repeats = {"pad": False, "repeat": True, "device": self.train.device == "cuda"}[self.train.short]
         self.sampler = CropSampler(
             train_rows, store.num_frames[train_rows], store.labels[train_rows], seed=self.experiment.seed, fold=fold,
-            crop_frames=self.train.crop_frames * self.unit, balanced=self.train.balanced)
+            crop_frames=self.crop_size, balanced=self.train.balanced)
         augmentations = [build("augment", item) for item in self.experiment.augment]
         self.waveform_augmentations = [a for a in augmentations if "waveform" in a.kinds]
         self.frame_augmentations = [a for a in augmentations if "waveform" not in a.kinds]
@@ -135,7 +135,7 @@ class Fold:
         rows, starts = self.sampler.take(*distributed.share(step * size, size))
         self.generator.manual_seed(step_seed(self.experiment.seed, self.fold, step) + distributed.rank())
         self.model.head.set_progress(step / self.train.steps)
-        return self.store.crops(rows, starts, self.train.crop_frames * self.unit, self.repeats).to(self.train.device)
+        return self.store.crops(rows, starts, self.crop_size, self.repeats).to(self.train.device)
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss and accuracy of crops after augmentation."""

@@ -29,7 +29,7 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
         if broadcast(plan.is_done()):
             return broadcast(plan.run.result if distributed.is_main() else None)
         if plan.experiment.train.pseudo_labels:
-            check_pseudo_labels(plan.pseudo_labels, store.table, plan.experiment.folds)
+            check_pseudo_labels(plan.pseudo_labels, store.table_digest, plan.experiment.folds)
         if plan.experiment.train.device == "cuda" and not torch.cuda.is_available():
             raise SettingError("train.device=cuda: no GPU is seen here; leave it at auto, which takes what is there")
         num_folds = len(store.folds(plan.experiment.folds))
@@ -59,7 +59,7 @@ def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[
         "run_id": plan.run_id,
         "digest": plan.digest,
         "store": store.digest,
-        "table": store.table,
+        "table": store.table_digest,
         "num_classes": len(store.speakers),
         "params": results[0]["params"],
         "steps": plan.experiment.train.steps,

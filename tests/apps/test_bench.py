@@ -71,9 +71,12 @@ def test_an_experiment_is_measured_on_all_processors(monkeypatch):
     monkeypatch.setattr(auto, "usable_cpus", lambda: 2)
     monkeypatch.setattr(auto, "memory_gb", lambda: 16)
     data = adapt.DataSummary("logmel", 2000, 8, 400)
-    for name in ("course", "seed88", "default"):
-        assert adapt.adapt(bench._experiment(name, [], "cpu"), data).train.threads == 2
-    assert adapt.adapt(bench._experiment("course", ["folds=5"], "cpu"), data).train.threads == 1
+    parser = argparse.ArgumentParser()
+    bench_command.add_arguments(parser)
+    for words, threads in (([], 2), (["--set", "folds=5"], 1)):
+        chosen = bench.chosen_experiments(parser.parse_args(words), "cpu")
+        assert list(chosen) == ["course", "seed88", "default"]
+        assert {adapt.adapt(experiment, data).train.threads for experiment in chosen.values()} == {threads}
 
 
 class Here:

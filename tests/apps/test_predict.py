@@ -13,12 +13,13 @@ import torch
 
 from src import experiments
 from src.apps.predict import command as predict
-from src.base.errors import InputError, SettingError
+from src.base.errors import InputError, RunError, SettingError
 from src.base.files import read_json, write_json
 from src.competition.open import open_competition
+from src.ensemble import blend
 from src.preprocess import preprocess
 from src.runs.folder import Run
-from src.runs.logits import read_logits
+from src.runs.logits import log_softmax, read_logits
 from src.runs.plan import make_plan
 from src.settings.config import override, part
 from src.store.store import Store
@@ -215,6 +216,9 @@ def test_the_competition_is_named_as_the_other_stages_name_it(toy, run_dir, tmp_
     monkeypatch.chdir(toy)
     call("test/t0.wav", "--data", ".")
     (tmp_path / "my toy").mkdir()
+    with pytest.raises(InputError, match="my toy: no competition is recognised here"):
+        call(toy / "test" / "t0.wav", "--data", tmp_path / "my toy")
+    (tmp_path / "my toy").rmdir()
     with pytest.raises(SettingError, match="no finished run of 'my_toy'"):
         call(toy / "test" / "t0.wav", "--data", tmp_path / "my toy")
 
@@ -296,10 +300,21 @@ def test_a_run_whose_store_is_gone_answers_uncalibrated(toy, run_dir, monkeypatc
     (["--run", "toy/nothing"], "no run"),
     (["--data", "toy", "--top", "0"], "--top 0"),
     (["--data", "toy", "--threshold", "1.5"], "--threshold 1.5"),
-    (["--run", "toy/ensemble-0"], "is a blend"),
 ])
 def test_a_wrong_call_is_a_clear_error(toy, arguments, said):
-    blend = toy.parent / "data" / "runs" / "toy" / "ensemble-00000000"
-    write_json(blend / "result.json", {"members": {"toy/course-1": 1.0}, "finished": "2999"})
     with pytest.raises(SettingError, match=said):
         call(toy / "test", *arguments)
+
+
+def test_a_blend_answers_with_the_weights_that_it_was_fitted_with(toy, run_dir, capsys):
+    other = Run(trained(toy, seed=1))
+    made = blend([Run(run_dir), other], Store.open(other.store_dir()).labels, "any")
+    content = answers(capsys, toy / "test", "--run", made.run_id)
+    exact = np.exp(log_softmax(read_logits(made.test_path)[1]))
+    np.testing.assert_allclose(probabilities(content), exact[np.argsort(["t0", "t1", "t2", "t3"])], atol=2e-3)
+    assert content["calibrated_on"] == 18
+    other.fold(0).model_path.unlink()
+    with pytest.raises(RunError, match=rf"the models of {other.run_id} are gone"):
+        call(toy / "test", "--run", made.run_id)
+    shutil.rmtree(other.directory)
+    shutil.rmtree(made.directory)

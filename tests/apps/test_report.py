@@ -345,7 +345,7 @@ def test_embeddings_are_those_of_each_utterance_alone(workspace):
     plan = make_run(store, override(TINY, {"folds": "all"}))
     path = plan.directory / "fold_0" / "model.pt"
     rows = np.array([7, 3, 11, 0])
-    found = embedding_map.embed(path, store, rows)
+    found = embedding_map.embed(path, store.directory, rows)
     model, *_ = load_model(path)
     with torch.inference_mode():
         alone = [model.embed(*model.extract(store.utterances([row]).inputs, None))[0].numpy() for row in rows]

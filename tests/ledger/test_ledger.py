@@ -324,8 +324,17 @@ def test_a_run_done_again_keeps_the_scores_it_had(path):
 def test_a_row_that_two_processes_want_to_write_is_written_once(path):
     for _ in range(2):
         ledger.append(row(date="2026-11-01T10:00:00Z"), path, once=True)
-    ledger.append(row(date="2026-11-01T10:00:01Z"), path, once=True)
     ledger.append(row(date="2026-11-01T10:00:01Z", status="failed"), path, once=True)
+    assert len(ledger.read(path)) == 2
+
+
+def test_a_run_done_again_with_the_same_figures_adds_no_row(path):
+    ledger.append(row(date="2026-11-01T10:00:00Z", valid=0.75, seconds=10), path, once=True)
+    before = path.read_bytes()
+    ledger.append(row(date="2026-11-02T10:00:00Z", valid=0.75, seconds=12), path, once=True)
+    assert path.read_bytes() == before
+    ledger.append(row(date="2026-11-02T10:00:00Z", valid=0.76, seconds=12), path, once=True)
+    ledger.append(row(date="2026-11-03T10:00:00Z", digest="of other data", valid=0.76), path, once=True)
     assert len(ledger.read(path)) == 3
 
 

@@ -189,7 +189,8 @@ def test_search_then_promote(workspace, frames_dir, capsys):
                                   if experiments.get(name).encoder.name in searched("encoder") | {"auto"}
                                   and experiments.get(name).features.store == "logmel"])
 def test_every_experiment_can_be_searched_and_its_commands_give_its_trials_again(workspace, course_dir, name):
-    question = ask(str(course_dir), name, ["train.threads=1"], 10, 1)
+    question = ask(options("search", "--data", course_dir, "--experiment", name, "--set", "train.threads=1",
+                           "--steps", 10))
     assert question.study_name.startswith(f"toy_course/{name}-")
     first = question.space.params_of(question.space.start)
     for drawn in (first, *random_draws(question.space, 3)):
@@ -236,12 +237,14 @@ def test_what_cannot_be_promoted_is_told_before_anything_is_trained(workspace, f
 
 def test_another_question_is_another_study(workspace, frames_dir):
     def name(*changes, steps=10, folds=1):
-        return ask(str(frames_dir), "course", ["train.crop_frames=4", *changes], steps, folds).study_name
+        words = [word for change in ("train.crop_frames=4", *changes) for word in ("--set", change)]
+        return ask(options("search", "--data", frames_dir, "--experiment", "course", "--steps", steps, "--folds", folds,
+                           *words)).study_name
 
     assert name() == name("train.threads=1") == name("train.device=cpu")
     assert len({name(), name("optim.lr=0.01"), name(steps=11), name(folds=2), name("seed=1")}) == 5
     with pytest.raises(SettingError, match="folds"):
-        ask(str(frames_dir), "course", ["folds=3"], 10, 0)
+        name("folds=0")
 
 
 def curve(plan, report, last):

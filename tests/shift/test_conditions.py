@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from src.shift.degraded_store import degraded_store
 from src.store import audio_file as audio
 from src.store import writer as store_writer
 from src.store.store import Store
-from src.training import evaluate
+from src.training.evaluate import predict
 from src.training.run import run
 from tests.support.competitions import voice, write_audio
 
@@ -145,12 +146,32 @@ def test_a_killed_making_goes_on_and_gives_the_same_bytes(audio_dir, monkeypatch
     assert degraded_store(competition, clean) != whole
 
 
+def test_few_chunks_are_read_ahead_of_the_writer(audio_dir, monkeypatch):
+    monkeypatch.setattr(degraded, "CHUNK_UTTERANCES", 1)
+    monkeypatch.setattr(degraded, "usable_cpus", lambda: 2)
+    competition = open_competition(audio_dir)
+    clean = Store.open(preprocess(competition, Features()))
+    append, read, started, ahead = store_writer.StoreWriter.append, degraded._DegradedReader.read, [], []
+
+    def waiting(self, chunk, parts):
+        if not ahead:
+            time.sleep(1)  # in which the threads could read everything
+        ahead.append(len(started) - len(self.finished))
+        append(self, chunk, parts)
+
+    monkeypatch.setattr(store_writer.StoreWriter, "append", waiting)
+    monkeypatch.setattr(degraded._DegradedReader, "read", lambda self, rows: started.append(rows) or read(self, rows))
+    degraded_store(competition, clean)
+    assert len(started) == len(ahead) == 18
+    assert max(ahead) <= 4, "one for each thread, one to be written, one that waits"
+
+
 # The evaluation -------------------------------------------------------------------------------------------------------
 
 
 def test_every_fold_hears_its_own_held_out_utterances_and_the_figures_add_up(audio_dir, monkeypatch, capsys):
     run_dir, clean = trained(audio_dir)
-    predict, calls = evaluate.predict, []
+    calls = []
 
     def spy(model, store, rows, train, infer):
         logits = predict(model, store, rows, train, infer)
@@ -158,7 +179,7 @@ def test_every_fold_hears_its_own_held_out_utterances_and_the_figures_add_up(aud
                       store.labels[rows]))
         return logits
 
-    monkeypatch.setattr(evaluate, "predict", spy)
+    monkeypatch.setattr(conditions, "predict", spy)
     result = conditions.evaluate(Run(run_dir), audio_dir)
     assert list(result) == ["version", "store", "clean", *degrade.CONDITIONS, "shifted"]
     assert len(calls) == 3 * 8

@@ -1,9 +1,11 @@
 """The store: crops are slices, batches cover every row once, folds keep speakers apart from chance and groups whole."""
 
 import os
+import pickle
 import shutil
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from src.competition.open import open_competition
 from src.preprocess import preprocess
 from src.settings.config import Features
 from src.store.store import Store
+from src.store.table import Table
 from tests.support.competitions import write_table
 
 
@@ -35,7 +38,7 @@ def utterance(store, row):
 
 @pytest.mark.parametrize("place", ["memory map", "resident"])
 def test_crops_are_slices_and_short_utterances_are_padded(store, place):
-    held = store.to("cpu") if place == "resident" else store
+    held = replace(store, flat=store.flat.clone()) if place == "resident" else store
     rows = np.array([*store.train_rows[::-1], *store.train_rows[:3], len(store.num_frames) - 1])
     shortest, longest = store.num_frames.min(), store.num_frames.max()
     for size in (int(shortest), int(shortest) + 3, int(longest) + 1, int(store.num_frames.sum()) + 1):
@@ -188,6 +191,26 @@ def test_labels_groups_and_texts_come_through(audio_dir, workspace):
     assert store.texts[1] == 'SAYS "1.flac", TWICE'
 
 
+def test_a_table_is_the_store_without_its_frames(store):
+    table = Table.open(store.directory)
+    assert set(vars(store)) - set(vars(table)) == {"frames", "flat"}
+    for name, value in vars(table).items():
+        np.testing.assert_array_equal(value, getattr(store, name), err_msg=name)
+    assert table.table_digest == store.table_digest != store.labelled(np.array([0]), np.array([2])).table_digest
+    for parts, others in zip(table.folds(3), store.folds(3)):
+        np.testing.assert_array_equal(np.concatenate(parts), np.concatenate(others))
+    assert table.samples_per_frame == (160 if store.kind == "waveform" else 1)
+
+
+def test_a_store_in_another_process_and_on_its_own_device_is_the_same(store):
+    changed = replace(store, digest="another").labelled(store.train_rows, store.labels[store.train_rows][::-1])
+    copy = pickle.loads(pickle.dumps(changed))
+    assert len(pickle.dumps(changed)) < 5000, "the frames stay where they are"
+    assert (copy.digest, copy.labels.tolist()) == ("another", changed.labels.tolist())
+    assert torch.equal(copy.flat, store.flat)
+    assert store.to("cpu") is store, "mapped, not copied into memory"
+
+
 @pytest.mark.parametrize("tear", [
     lambda d: os.truncate(d / "frames.bin", 100), lambda d: (d / "table.csv").write_text("utt_id,split\n"),
     lambda d: (d / "meta.json").write_text('{"kind": "cep'), lambda d: (d / "frames.bin").unlink(),
@@ -197,8 +220,9 @@ def test_a_torn_store_is_refused_and_made_anew(frames_dir, workspace, tear):
     path = preprocess(competition, Features())
     whole = (path / "frames.bin").read_bytes()
     tear(path)
-    with pytest.raises(RunError, match=r"not a whole store .* remove this folder and run preprocess again"):
-        Store.open(path)
+    for kind in (Store, Table):
+        with pytest.raises(RunError, match=r"not a whole store .* remove this folder and run preprocess again"):
+            kind.open(path)
     shutil.rmtree(path)
     assert preprocess(competition, Features()) == path
     assert (path / "frames.bin").read_bytes() == whole

@@ -1006,8 +1006,9 @@ def read_apart(task: dict) -> dict:
 
 
 def main() -> None:
-    import src.reader  # noqa: F401  (imported once, for every child)
     import torch
+
+    import src.store.build  # noqa: F401  (imported once, for every child)
 
 
     torch.set_num_threads(1)

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from src.base import machine
 from src.base.errors import DivergedError, RunError, SettingError
 from src.base.signals import start_deaf
 from src.base.workspace import PROJECT_DIR
@@ -32,8 +31,8 @@ def wait_for(path):
     (1, 8, 5, 1, 1), (2, 24, 5, 2, 1), (4, 16, 5, 4, 1), (8, 16, 5, 5, 1), (16, 64, 5, 5, 3), (8, 4, 5, 2, 4),
     (3, 4, 5, 2, 1), (8, 1, 5, 1, 8), (8, 16, 1, 1, 8), (8, 16, 2, 2, 4)])
 def test_threads_are_shared_out_among_folds(monkeypatch, cpus, gb, folds, at_once, threads):
-    monkeypatch.setattr(machine, "usable_cpus", lambda: cpus)
-    monkeypatch.setattr(machine, "memory_gb", lambda: gb)
+    monkeypatch.setattr(adapt, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(adapt, "memory_gb", lambda: gb)
     monkeypatch.delenv(fold_workers.VARIABLE)
     assert adapt.auto_threads(folds, "cpu") == threads
     assert fold_workers.num_at_once(threads, folds) == at_once

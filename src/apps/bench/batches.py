@@ -51,11 +51,10 @@ class StoreCrops:
     def open(self) -> Batches:
         """Open the store, on a GPU with all of its frames there."""
         store = Store.open(self.store_dir)
-        num_frames = self.crop_frames * (store.hop_length if store.kind == "waveform" else 1)
+        num_frames = self.crop_frames * store.samples_per_frame
         rows = store.train_rows
         sampler = CropSampler(rows, store.num_frames[rows], store.labels[rows], crop_frames=num_frames, seed=0, fold=0)
-        if self.device != "cpu":
-            store = store.to(self.device)
+        store = store.to(self.device)
 
         def draw(i: int) -> Tensor:
             return store.crops(*sampler.take(i * self.batch_size, self.batch_size), num_frames).inputs

@@ -9,18 +9,17 @@ from pathlib import Path
 
 from src.apps.bench.machine import PRECISIONS
 from src.base.errors import SettingError
+from src.settings import arguments
 
 STAGES = ("preprocess", "crops", "train", "infer", "padding")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src bench`."""
-    parser.add_argument("--data", default="japanese_vowels", metavar="NAME_OR_DIR",
-                        help="a competition under data/, or any folder (default: %(default)s)")
+    arguments.add_arguments(parser, "data", set={
+        "help": "a setting of every experiment, such as train.batch_size=256; may be repeated"})
     parser.add_argument("--experiments", nargs="+", default=["course", "seed88", "default"], metavar="NAME",
                         help="whose training and inference is measured (default: course seed88 default)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting of every experiment, such as train.batch_size=256; may be repeated")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES[:4], metavar="STAGE",
                         help=f"what is measured, of {' '.join(STAGES)} (default: all but padding, which trains on "
                         "whole utterances)")

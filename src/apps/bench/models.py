@@ -155,12 +155,12 @@ class Inference:
             store = _one_utterance(store, self.num_frames)
         rows = store.test_rows if len(store.test_rows) else store.train_rows
         model = SpeakerModel(self.plan.experiment, store.kind, store.dim, len(store.speakers)).to(train.device)
-        return Predictions(model, store.to(train.device) if train.device != "cpu" else store, rows, self.plan)
+        return Predictions(model, store.to(train.device), rows, self.plan)
 
 
 def _one_utterance(store: Store, num_frames: int) -> Store:
     """Return a store like `store` whose only utterance has `num_frames` frames of noise."""
-    length = num_frames * (store.hop_length if store.kind == "waveform" else 1)
+    length = num_frames * store.samples_per_frame
     flat = torch.randn((length, store.dim) if store.dim else (length,))
     flat = (flat * 1000).short() if store.kind == "waveform" else flat.to(store.flat.dtype)
     one = np.zeros(1, np.int64)

@@ -30,8 +30,8 @@ from src.base.text import timestamp
 from src.base.workspace import VARIABLE, workspace_dir
 from src.competition.open import Competition, open_competition
 from src.runs.plan import make_plan
-from src.settings.config import Experiment, Features, override, parse_assignments
-from src.settings.parts import complete_experiment
+from src.settings import arguments
+from src.settings.config import Experiment, Features, override
 from src.store.ensure import ensure_store
 from src.store.find import find_store
 
@@ -46,7 +46,7 @@ Turn = Callable[[], None]  # takes one measurement and adds it to its row
 def run(options: argparse.Namespace) -> None:
     """Measure what was asked for, print it as a table, and write it as JSON."""
     device = machines.device_of(options.device)
-    chosen = {name: _experiment(name, options.set, device) for name in options.experiments}
+    chosen = chosen_experiments(options, device)
     competition = open_competition(options.data)
     peer = Peer.of(options.peer, competition, device) if options.peer else None
     peer_steps = STEPS[device] | _peer_steps(options.peer_steps)
@@ -88,11 +88,10 @@ def _measure(bench: "Bench", chosen: dict[str, Experiment], stages: Sequence[str
             bench.padding(name, experiment)
 
 
-def _experiment(name: str, assignments: list[str], device: str) -> Experiment:
-    one_alone = {"train.device": device, "folds": 1}  # several folds would be taken to share the processors
-    experiment = override(experiments.get(name), one_alone | parse_assignments(assignments))
-    complete_experiment(experiment)  # a mistyped setting stops here
-    return experiment
+def chosen_experiments(options: argparse.Namespace, device: str) -> dict[str, Experiment]:
+    """Return the experiments that are measured, by name, each of one fold: several would share the processors."""
+    one_alone = {"train.device": device, "folds": 1}
+    return {name: arguments.resolve(options, experiments.get(name), one_alone) for name in options.experiments}
 
 
 def _peer_steps(assignments: list[str]) -> dict[str, int]:

@@ -23,8 +23,9 @@ from src.ledger import file as ledger
 from src.ledger.record import do_once
 from src.ledger.row import make_row
 from src.runs.plan import Plan, hash_weights
+from src.settings import arguments
 from src.settings.auto import DataSummary, adapt
-from src.settings.config import Experiment, override, parse_assignments
+from src.settings.config import Experiment, override
 from src.settings.parts import essential, lookup
 from src.store.ensure import ensure_store
 
@@ -81,19 +82,18 @@ def _complete(experiment: Experiment, store_dir: Path) -> Experiment:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src ctc`."""
-    parser.add_argument("--data", required=True, metavar="NAME_OR_DIR", help="a competition with audio")
-    parser.add_argument("--experiment", default="wav2vec2", metavar="NAME",
-                        help="whose encoder is trained (default: %(default)s)")
+    arguments.add_arguments(
+        parser, data={"required": True, "help": "a competition with audio"},
+        experiment={"default": "wav2vec2", "help": "whose encoder is trained (default: %(default)s)"},
+        set={"help": "replace a setting, such as encoder.size=small or encoder.weights=PATH"})
     parser.add_argument("--steps", type=int, default=6000, help="steps (default: %(default)s)")
     parser.add_argument("--transcripts", type=Path, metavar="CSV",
                         help="path and text of training utterances (default: the competition's own)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="replace a setting, such as encoder.size=small or encoder.weights=PATH")
 
 
 def main(options: argparse.Namespace) -> None:
     """Train, record the run, and say its error rates."""
-    named, changes = experiments.get(options.experiment), parse_assignments(options.set)
+    named, changes = experiments.get(options.experiment), arguments.changes_of(options)
     plan, texts = make_plan(open_competition(options.data), named, {"train.steps": options.steps, **changes},
                             options.transcripts)
     print(f"ctc: {plan.run_id}" + (" is there, skipped" if plan.is_done() else ""), flush=True)

@@ -46,7 +46,7 @@ def of(store: Store, rows: np.ndarray, encoder: nn.Module, train: Train, frame_b
         return None
     flat = torch.empty(int(num_frames.sum()), encoder.features_dim, device=store.flat.device)
     with torch.inference_mode(), tqdm(total=len(rows), desc="frozen features", unit="utterance", disable=None) as bar:
-        for batch_rows, batch in store.batches(rows, frame_budget * store.hop_length):
+        for batch_rows, batch in store.batches(rows, frame_budget * store.samples_per_frame):
             with autocast(train):
                 features, _ = encoder.features(batch.inputs, batch.lengths)
             for row, item in zip(batch_rows.tolist(), features):

@@ -24,6 +24,7 @@ from src.base.text import timestamp
 from src.model import finetune
 from src.model.speaker_model import num_parameters
 from src.runs.plan import Plan
+from src.settings.folds import Folds, num_parts
 from src.store.folds import FOLD_SEED
 from src.store.store import Store
 from src.training.evaluate import autocast
@@ -66,17 +67,17 @@ def run(plan: Plan, texts: Mapping[str, str], store: Store) -> dict[str, Any]:
         return result
 
 
-def speaker_folds(store: Store, rows: np.ndarray, folds: int | str) -> list[tuple[np.ndarray, np.ndarray]]:
+def speaker_folds(store: Store, rows: np.ndarray, folds: Folds) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (train_rows, valid_rows) of each fold of `rows`: no speaker, and no group of the store, on both sides.
 
-    folds as in Store.folds: 1 is the first of five, "all" holds nothing out. Raises SettingError for too few speakers.
+    folds: as in Store.folds, "all" to hold nothing out. Raises SettingError for too few speakers.
     """
     from sklearn.model_selection import GroupKFold  # takes 2.5 s to import
 
     if folds == "all":
         return [(rows, rows[:0])]
     groups = _joined([(store.speakers[store.labels[row]], store.groups[row]) for row in rows])
-    num_folds = 5 if folds == 1 else folds
+    num_folds = num_parts(folds)
     if len(set(groups)) < num_folds:
         raise SettingError(f"folds={folds}: {num_folds} folds need as many speakers with transcripts; there are "
                            f"{len(set(groups))}. Use fewer folds, or folds=all")
@@ -111,7 +112,7 @@ class _Fold:
         self.fold, self.folder = fold, plan.run.fold(fold)
         self.train_rows, self.valid_rows = train_rows, valid_rows
         torch.set_num_threads(self.train.threads)
-        self.store = store.to(self.train.device) if self.train.device != "cpu" else store
+        self.store = store.to(self.train.device)
         self.row_texts = {int(row): texts[store.utt_ids[row]] for row in (*train_rows, *valid_rows)}
         self.task = CTC.of(self.texts(train_rows))
         # A crop as long as the longest utterance is any utterance whole.
@@ -189,7 +190,7 @@ class _Fold:
         self.model.eval()
         decoded: dict[int, str] = {}
         losses = [torch.empty(0)]
-        budget = self.experiment.infer.frame_budget * self.store.hop_length // self.unit
+        budget = self.experiment.infer.frame_budget * self.store.samples_per_frame // self.unit
         for batch_rows, batch in self.source.batches(rows, budget):
             with autocast(self.train):
                 logits, lengths = self.forward(batch.inputs, batch.lengths)

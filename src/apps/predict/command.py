@@ -14,13 +14,14 @@ from pathlib import Path
 
 from src.apps.predict.timeline import NOBODY
 from src.base.errors import SettingError
+from src.settings import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src predict`."""
     parser.add_argument("files", nargs="+", metavar="FILE_OR_DIR", help="recordings, or folders of them at any depth")
-    parser.add_argument("--data", default="japanese_vowels", metavar="COMPETITION",
-                        help="whose newest finished run answers (default: %(default)s)")
+    arguments.add_arguments(parser, data={
+        "metavar": "COMPETITION", "help": "whose newest finished run answers (default: %(default)s)"})
     parser.add_argument("--run", metavar="NAME", help="the run that answers, or a unique prefix of its name")
     parser.add_argument("--onnx", metavar="FILE", type=Path, help="an exported model that answers, without torch")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="speakers to name (default: %(default)s)")

@@ -75,10 +75,9 @@ class FoldModels:
         """Return a store in memory of these utterances, all of them unlabelled."""
         lengths = np.array([len(item) for item in stored], np.int64)
         frames, rows, blank = np.concatenate(stored), np.arange(len(stored)), [""] * len(stored)
-        store = Store(Path(), "", self.kind, 0 if frames.ndim == 1 else frames.shape[1], self.speakers,
-                      {"hop_length": self.features.hop_length}, blank, np.full(len(stored), -1), blank, blank, rows[:0],
-                      rows, np.cumsum(lengths) - lengths, lengths, frames, torch.from_numpy(frames))
-        return store.to(self.device) if self.device != "cpu" else store
+        return Store(Path(), "", self.kind, 0 if frames.ndim == 1 else frames.shape[1], self.speakers,
+                     {"hop_length": self.features.hop_length}, blank, np.full(len(stored), -1), blank, blank, rows[:0],
+                     rows, np.cumsum(lengths) - lengths, lengths, frames, torch.from_numpy(frames)).to(self.device)
 
     def _card(self, run: Run) -> ModelCard:
         features = self.features

@@ -14,10 +14,12 @@ from src.apps.predict.model_card import ModelCard
 from src.apps.predict.onnx_model import OnnxModel
 from src.apps.predict.recordings import list_recordings
 from src.apps.predict.timeline import NOBODY
-from src.base.errors import InputError, SettingError
+from src.base.errors import InputError, RunError, SettingError
 from src.base.files import atomic_open
-from src.competition.open import file_name
+from src.competition.names import file_name
+from src.competition.open import open_competition
 from src.runs.folder import Run
+from src.store.find import is_made_of
 
 
 def run(options: argparse.Namespace) -> None:
@@ -49,11 +51,26 @@ def _model(options: argparse.Namespace) -> Model:
         if options.run:
             raise SettingError("--onnx and --run: name one of them; an exported file holds its run's models")
         return OnnxModel(options.onnx)
-    run = Run.open(options.run) if options.run else Run.newest(
-        file_name(Path(os.path.abspath(options.data)).name))
-    from src.apps.predict.fold_models import FoldModels
+    run = Run.find(options.run) if options.run else _run_of(options.data)
+    from src.apps.predict.blend_models import models_of
 
-    return FoldModels(run)
+    return models_of(run)
+
+
+def _run_of(data: str) -> Run:
+    """Return the newest finished run of the competition in a folder, or of the name of a folder that is gone.
+
+    Raises RunError where it was trained on other files than lie there.
+    """
+    try:
+        competition = open_competition(data)
+    except SettingError:  # a run needs its data no more
+        return Run.newest(file_name(Path(os.path.abspath(data)).name))
+    run = Run.newest(competition.name)
+    if not is_made_of(run.store_digest, competition, run.experiment.features):
+        raise RunError(f"{competition.directory}: {run.run_id} was trained on other files than lie there now; run the "
+                       f"stream again, or name the run with --run {run.run_id}")
+    return run
 
 
 def _no_refusal(card: ModelCard) -> str:

@@ -27,8 +27,9 @@ from src.ledger import file as ledger
 from src.ledger.record import do_once
 from src.ledger.row import make_row
 from src.runs.plan import Plan, hash_weights
+from src.settings import arguments
 from src.settings.auto import DataSummary, adapt
-from src.settings.config import Experiment, override, parse_assignments
+from src.settings.config import Experiment, override
 from src.settings.parts import complete, essential, lookup
 from src.store.ensure import ensure_store
 
@@ -175,10 +176,10 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
         plan.run.begin(experiment, plan.digest, store.digest)
         write_json(plan.run.pretraining_path, asdict(pretrain))
         torch.set_num_threads(train.threads)
-        resident = store.to(train.device) if train.device != "cpu" else store
-        rows = np.arange(len(store.num_frames))
+        store = store.to(train.device)
+        rows, crop_size = np.arange(len(store.num_frames)), train.crop_frames * store.samples_per_frame
         sampler = CropSampler(rows, store.num_frames, store.labels, seed=experiment.seed, fold=0,
-                              crop_frames=train.crop_frames * store.hop_length)
+                              crop_frames=crop_size)
         torch.manual_seed(step_seed(experiment.seed, 0, -1))
         model = ContrastivePretrainer(
             build("encoder", experiment.encoder, store.dim), mask_share=pretrain.mask_share,
@@ -189,7 +190,7 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
 
         def loss_of(step: int) -> dict[str, torch.Tensor]:
             rows, starts = sampler.take(step * train.batch_size, train.batch_size)
-            batch = resident.crops(rows, starts, train.crop_frames * store.hop_length)
+            batch = store.crops(rows, starts, crop_size)
             rng = np.random.default_rng(step_seed(experiment.seed, 0, step))
             with autocast(train):
                 return model(batch.inputs, batch.lengths, rng, quantiser_temperature(step, pretrain))
@@ -210,17 +211,16 @@ def run(plan: PretrainPlan, store: "Store") -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src pretrain`."""
-    parser.add_argument("--data", required=True, metavar="NAME_OR_DIR", help="a competition with audio")
-    parser.add_argument("--experiment", default="wav2vec2", metavar="NAME",
-                        help="whose encoder is pretrained (default: %(default)s)")
+    arguments.add_arguments(
+        parser, data={"required": True, "help": "a competition with audio"},
+        experiment={"default": "wav2vec2", "help": "whose encoder is pretrained (default: %(default)s)"},
+        set={"help": "replace a setting, such as encoder.size=small or pretrain.negatives=100"})
     parser.add_argument("--steps", type=int, default=3000, help="steps (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="replace a setting, such as encoder.size=small or pretrain.negatives=100")
 
 
 def main(options: argparse.Namespace) -> None:
     """Pretrain, record the run, and say how to train from it."""
-    named, changes = experiments.get(options.experiment), parse_assignments(options.set)
+    named, changes = experiments.get(options.experiment), arguments.changes_of(options)
     plan = make_plan(open_competition(options.data), named, {"train.steps": options.steps, **changes})
     print(f"pretrain: {plan.run_id}" + (" is there, skipped" if plan.is_done() else ""), flush=True)
     parent = None

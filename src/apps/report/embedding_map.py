@@ -12,14 +12,14 @@ from src.store.store import Store
 from src.training.evaluate import autocast
 
 
-def embed(model_path: Path, store: Store, rows: np.ndarray) -> np.ndarray:
-    """Return the embeddings (N, D) float32 of the store's `rows`, whole and masked, in their order."""
+def embed(model_path: Path, store_dir: Path, rows: np.ndarray) -> np.ndarray:
+    """Return the embeddings (N, D) float32 of a store's `rows`, whole and masked, in their order."""
+    store = Store.open(store_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, experiment, _ = load_model(model_path, device)
-    unit = store.hop_length if store.kind == "waveform" else 1
     found = {}
     with torch.inference_mode():
-        for batch_rows, batch in store.batches(rows, experiment.infer.frame_budget * unit):
+        for batch_rows, batch in store.batches(rows, experiment.infer.frame_budget * store.samples_per_frame):
             batch = batch.to(device)
             frames, lengths = model.extract(batch.inputs, batch.lengths)
             with autocast(experiment.train) if experiment.train.device == device else torch.no_grad():

@@ -20,7 +20,7 @@ from src.ledger import file as ledger
 from src.runs.folder import Run, RunFold
 from src.runs.logits import read_logits
 from src.settings.config import Experiment
-from src.store.store import Store
+from src.store.table import Table
 
 NO_HELD_OUT = "folds=all: every utterance was trained on and none held out. Train the same with folds=5, or folds=1."
 UNFINISHED = "No fold is finished yet. Run the same command again: it goes on from where it stopped."
@@ -66,7 +66,7 @@ class Evidence:
     result: dict[str, Any] | None
     logs: dict[int, dict[str, np.ndarray]]
     fold_results: dict[int, dict[str, Any]]
-    store: Store | None
+    store: Table | None
     held_out: HeldOut | None
     conditions: dict[str, Any] | None
     rows: list[dict[str, str]]
@@ -127,9 +127,9 @@ def gather(run: Run) -> Evidence:
         row=own[-1] if own else None)
 
 
-def _open_store(run: Run) -> Store | None:
+def _open_store(run: Run) -> Table | None:
     with contextlib.suppress(RunError):
-        return Store.open(run.store_dir())
+        return Table.open(run.store_dir())
     return None
 
 
@@ -139,7 +139,7 @@ def _read_log(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(cell or "nan") for cell in cells]) for name, cells in zip(header, zip(*rows))}
 
 
-def _held_out(store: Store, folds: list[RunFold]) -> HeldOut | None:
+def _held_out(store: Table, folds: list[RunFold]) -> HeldOut | None:
     parts = [(fold.number, *read_logits(fold.valid_path)) for fold in folds if fold.valid_path.exists()]
     parts = [(k, rows, logits) for k, rows, logits in parts if len(rows)]
     if not parts:

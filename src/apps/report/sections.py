@@ -3,12 +3,10 @@
 import numpy as np
 
 from src.apps.report import metrics, plots
-from src.apps.report.embedding_map import embed, project
 from src.apps.report.evidence import NO_HELD_OUT, Evidence
 from src.apps.report.page import Section, Table
 from src.base.text import shown_count, shown_share, shown_time
 from src.settings.config import flatten
-from src.store.store import Store
 
 NUM_PAIRS, NUM_MISTAKES, NUM_NEIGHBOURS = 15, 15, 5
 MAP_UTTERANCES, MAP_CLASSES, MAP_NAMES = 1000, 12, 8  # names: all of so few classes, else of the most confused
@@ -66,7 +64,7 @@ def _accuracy(evidence: Evidence) -> Section:
         missing.append(f"Not measured by condition: bash run.sh conditions {evidence.run_id} does that where the "
                        "competition has audio files.")
     if held_out is not None:
-        lengths, unit = _lengths(evidence.store, held_out.rows)
+        lengths, unit = _lengths(evidence, held_out.rows)
         bins = metrics.length_bins(lengths)
         is_right = held_out.is_right
         if len(bins) > 1:
@@ -157,8 +155,10 @@ def _embeddings(evidence: Evidence) -> Section:
     if not model_path.exists() or len(at) < 4:
         return Section("Embeddings", missing="No map: the fold's model.pt is gone." if len(at) >= 4 else
                        f"No map: fold {fold} has only {len(at)} held-out utterances.")
+    from src.apps.report.embedding_map import embed, project
+
     at = np.sort(np.random.default_rng(0).permutation(at)[:MAP_UTTERANCES])
-    vectors = embed(model_path, evidence.store, held_out.rows[at])
+    vectors = embed(model_path, evidence.store.directory, held_out.rows[at])
     points, method = project(vectors)
     labels, names = held_out.labels[at], evidence.store.speakers
     present = set(labels.tolist())
@@ -205,8 +205,9 @@ def _interval(num_right: int, num_total: int) -> str:
     return "{} to {}".format(*map(shown_share, metrics.interval(num_right, num_total)))
 
 
-def _lengths(store: Store, rows: np.ndarray) -> tuple[np.ndarray, str]:
+def _lengths(evidence: Evidence, rows: np.ndarray) -> tuple[np.ndarray, str]:
     """Return utterances' lengths and their unit: seconds where the store's settings or the course's tell."""
+    store = evidence.store
     num_frames = store.num_frames[rows]
     if store.kind == "waveform":
         return num_frames / store.settings["sample_rate"], "seconds"

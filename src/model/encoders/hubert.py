@@ -8,6 +8,8 @@ frames alone, and a padded batch gives each utterance its own frames.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchaudio.models import wav2vec2_model
+from torchaudio.pipelines import HUBERT_BASE
 
 from src.model.frontend import LogMel
 from src.model.masking import masked_mean, mean_normalise, strided_lengths, zero_padding
@@ -72,8 +74,6 @@ class Hubert(nn.Module):
     def __init__(self, input_dim: int, *, size: str = "base", weights: str = "", download: bool = False,
                  layer: str = "last", dropout: float = 0.1, layer_drop: float = 0.05) -> None:
         super().__init__()
-        from torchaudio.models import wav2vec2_model
-
         if not 0.0 <= layer_drop < 1.0:
             raise ValueError(f"layer_drop {layer_drop} must lie from 0 to below 1")
         if size not in SIZES:
@@ -140,8 +140,6 @@ def fill_up(inputs: Tensor, lengths: Tensor | None, smallest: int) -> tuple[Tens
 
 
 def _download() -> dict[str, Tensor]:
-    from torchaudio.pipelines import HUBERT_BASE
-
     try:
         return HUBERT_BASE.get_model().state_dict()
     except OSError as error:

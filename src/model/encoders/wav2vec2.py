@@ -25,9 +25,6 @@ from src.model.masking import standardise, strided_lengths, zero_padding
 
 def save_encoder(path: Path, encoder: "Wav2Vec2") -> None:
     """Write an encoder's weights and shape atomically, as src.model.encoders.wav2vec2.load_weights reads them."""
-    import torch
-
-
     weights = {key: value.cpu() for key, value in encoder.state_dict().items()}
     with atomic_open(path, "wb") as file:
         torch.save({"format": WEIGHTS_FORMAT, "shape": encoder.shape, "weights": weights}, file)
