@@ -143,5 +143,7 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     code = main()
     if distributed.world_size() > 1:
-        distributed.leave(code)
+        from src.training.collectives import leave
+
+        leave(code)
     sys.exit(code)

@@ -18,8 +18,6 @@ def train_and_record(plan: Plan, *, parent: Experiment | None = None, command: s
 
     parent: what the experiment is a change of, not yet adapted. report: see src.training.run.run.
     """
-    distributed.start(plan.experiment.train.device)
-
     def work() -> dict[str, Any]:
         from src.store.store import Store
         from src.training.run import run

@@ -4,6 +4,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from src.base.files import atomic_open
 
 COLUMNS, WIDTH, HEIGHT = 4, 3.8, 2.8  # panels a row; inches of a panel
@@ -11,16 +13,12 @@ COLUMNS, WIDTH, HEIGHT = 4, 3.8, 2.8  # panels a row; inches of a panel
 
 def draw(log_path: Path, picture_path: Path, panels: Mapping[str, Sequence[str]], title: str) -> None:
     """Write a PNG of the panels {title: columns of the log}, against steps; columns that the log lacks are left out."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     with open(log_path, encoding="utf-8", newline="") as file:
         log = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in log]
     rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
-    figure, grid = pyplot.subplots(rows, columns, figsize=(WIDTH * columns, HEIGHT * rows), squeeze=False)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows))
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes, (name, figures) in zip(grid.flat, panels.items()):
@@ -37,4 +35,3 @@ def draw(log_path: Path, picture_path: Path, panels: Mapping[str, Sequence[str]]
     figure.tight_layout()
     with atomic_open(picture_path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)
-    pyplot.close(figure)

@@ -1,14 +1,14 @@
 """`python -m src ledger`: the ablation ledger's table, picture and scores."""
 
 import re
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from src.base.errors import SettingError, nearest
+from src.ledger import kaggle
 from src.ledger.file import is_run, read, score
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from src.ledger.plot import plot
+from src.ledger.table import table, write_into
 
 
 def sync(competition: str, path: Path | None = None) -> int:
@@ -16,8 +16,6 @@ def sync(competition: str, path: Path | None = None) -> int:
 
     competition: its name on kaggle.com. A submission belongs to the run whose id stands in its description.
     """
-    from src.ledger import kaggle
-
     rows = read(path)
     ids = sorted({row["run_id"] for row in rows if is_run(row)}, key=len, reverse=True)
     said: dict[str, list[str]] = {"filled": [], "unchanged": [], "pending": [], "failed": [], "kept": [], "unknown": []}
@@ -54,17 +52,17 @@ def names_run(description: str, run_id: str) -> bool:
     return re.search(rf"(?<![\w/.-]){re.escape(run_id)}(?![\w-])", description) is not None
 
 
-def add_arguments(parser: "ArgumentParser") -> None:
+def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `python -m src ledger`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="table|plot|score|sync")
-    table = actions.add_parser("table", help="print the ablation table, means and deviations over seeds")
-    table.add_argument("--competition", default="", help="only this one")
-    table.add_argument("--format", choices=("text", "markdown"), default="text")
-    table.add_argument("--write", metavar="README.md", type=Path, help="put it between this file's markers")
-    plot = actions.add_parser("plot", help="draw accuracy against time or parameters")
-    plot.add_argument("--out", metavar="FILE.png", type=Path, default=Path("ablations.png"))
-    plot.add_argument("--against", choices=("seconds", "params"), default="seconds")
-    plot.add_argument("--competition", default="", help="only this one")
+    show = actions.add_parser("table", help="print the ablation table, means and deviations over seeds")
+    show.add_argument("--competition", default="", help="only this one")
+    show.add_argument("--format", choices=("text", "markdown"), default="text")
+    show.add_argument("--write", metavar="README.md", type=Path, help="put it between this file's markers")
+    draw = actions.add_parser("plot", help="draw accuracy against time or parameters")
+    draw.add_argument("--out", metavar="FILE.png", type=Path, default=Path("ablations.png"))
+    draw.add_argument("--against", choices=("seconds", "params"), default="seconds")
+    draw.add_argument("--competition", default="", help="only this one")
     fill = actions.add_parser("score", help="fill in the leaderboard's scores of a run")
     fill.add_argument("run_id", help="<competition>/<experiment>-<digest8>, or a prefix that only one run has")
     fill.add_argument("--public", type=float)
@@ -75,7 +73,7 @@ def add_arguments(parser: "ArgumentParser") -> None:
     sync_parser.add_argument("kaggle_competition", help="its name on kaggle.com")
 
 
-def main(args: "Namespace") -> None:
+def main(args: Namespace) -> None:
     """Run one action of `python -m src ledger`."""
     if args.action == "score":
         row = score(args.run_id, args.public, args.private, args.kind, replace=args.replace)
@@ -89,16 +87,10 @@ def main(args: "Namespace") -> None:
             raise SettingError(f"ledger: no row of '{args.competition}'"
                                f"{nearest(args.competition, {row['competition'] for row in every})}")
         if args.action == "plot":
-            from src.ledger.plot import plot
-
             plot(args.out, rows, args.against)
             print(args.out)
         elif args.write:
-            from src.ledger.table import write_into
-
             write_into(args.write, rows)
             print(args.write)
         else:
-            from src.ledger.table import table
-
             print(table(rows, args.format), end="")

@@ -51,17 +51,8 @@ CHOICES = {
 REPEATS = ("seed", "train.device", "train.threads", "train.processes", "train.compile")
 
 
-def make_row(
-    experiment: Experiment,
-    *,
-    competition: str,
-    run_id: str,
-    digest: str,
-    result: Mapping[str, Any],
-    parent: Experiment | None = None,
-    stage: str = "train",
-    command: str = "",
-) -> dict[str, Any]:
+def make_row(experiment: Experiment, *, competition: str, run_id: str, digest: str, result: Mapping[str, Any],
+             parent: Experiment | None = None, stage: str = "train", command: str = "") -> dict[str, Any]:
     """Return the row of a run.
 
     experiment, parent: as trained, with every "auto" filled in for the same data; the row says how they differ.

@@ -19,7 +19,7 @@ from src.competition.open import open_competition
 from src.ledger import file as ledger
 from src.ledger.row import group as group_of
 from src.ledger.table import effect, groups
-from src.runs.plan import make_plan
+from src.runs.plan import Plan, make_plan
 from src.search.question import command_of, default_storage, store_of, studies_dir
 from src.search.space import space_for
 from src.search.storage import open_storage, shown
@@ -56,19 +56,23 @@ def promote(options: argparse.Namespace) -> None:
     best = override(drawn, {"name": f"{base.name}_trial{trial.number}", "parent": base.name, "hypothesis": found})
     out = options.out or studies_dir(study.study_name) / f"{best.name}.json"
     write_json(out, to_json(best))
-
     digests: dict[str, set[str]] = {base.name: set(), best.name: set()}
     for seed in range(base.seed + 1, base.seed + 1 + options.seeds):  # the search knew base.seed alone
         for experiment, name in ((base, options.experiment), (best, str(out))):
             again = replace(experiment, seed=seed)
+            command = command_of(str(options.data), name, again)
             plan = make_plan(competition.name, store_dir, again)
-            print(f"{plan.run_id}, seed {seed}" + (" is there, skipped" if plan.is_done() else ""), flush=True)
-            train_and_record(plan, parent=base if experiment is best else None,
-                             command=command_of(str(options.data), name, again))
-            digests[experiment.name].add(plan.digest)
+            digests[experiment.name].add(_train(plan, base if experiment is best else None, command))
     verdict = _compare(digests, group_of(make_plan(competition.name, store_dir, base).experiment))
     write_json(out, to_json(override(best, {"hypothesis": f"{found}; on {options.seeds} fresh seeds {verdict}"})))
     print(f"{best.name} {verdict}\nexperiment: {out} (bash run.sh --data {options.data} --experiment {out})")
+
+
+def _train(plan: Plan, parent: Experiment | None, command: str) -> str:
+    """Train and record a plan, unless that is done, and return its digest."""
+    print(f"{plan.run_id}, seed {plan.experiment.seed}" + (" is there, skipped" if plan.is_done() else ""), flush=True)
+    train_and_record(plan, parent=parent, command=command)
+    return plan.digest
 
 
 def _find_study(options: argparse.Namespace, competition: str, experiment: str) -> optuna.Study:

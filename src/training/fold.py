@@ -21,6 +21,7 @@ from src.runs.pseudo_labels import read_pseudo_labels
 from src.settings.parts import build, lookup
 from src.store.batch import Batch
 from src.store.store import Store
+from src.training.collectives import wrap_ddp
 from src.training.evaluate import autocast, predict
 from src.training.head_removal import remove_least_important
 from src.training.loop import Loop, step_seed
@@ -79,8 +80,8 @@ class Fold:
                                    lambda step: self.loss_of(step)["loss"])
         if fold == 0 and distributed.is_main():
             print(finetune.describe(self.model, chosen.regime))
-        self.shared_model = distributed.averaged(self.model, self.train.device,
-                                                 skips=self.experiment.encoder.kwargs.get("layer_drop", 0.0) > 0.0)
+        self.shared_model = wrap_ddp(self.model, self.train.device,
+                                     skips=self.experiment.encoder.kwargs.get("layer_drop", 0.0) > 0.0)
         if self.train.compile:
             from src.training.compile import compiled
 

@@ -1,16 +1,15 @@
 """Remove the attention heads that matter least before a fold is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from src.model.attention_heads import Batch, least_important, measure
+from torch import Tensor, nn
+
+from src.base.distributed import is_main
+from src.base.files import read_json, write_json
+from src.model.attention_heads import Batch, least_important, measure, remove_heads
 from src.runs.head_scores import draw, head_rows
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from src.training.collectives import broadcast
 
 
 def remove_least_important(encoder: nn.Module, num_heads: int, directory: Path, batches: Iterable[Batch],
@@ -20,14 +19,10 @@ def remove_least_important(encoder: nn.Module, num_heads: int, directory: Path, 
     Writes heads.json and heads.png; where heads.json is there already, what it names is removed without measuring, so
     that a resumed run stays the run that it was. batches and loss_of: see `measure`.
     """
-    from src.base import distributed
-    from src.base.files import read_json, write_json
-    from src.model.attention_heads import remove_heads
-
     path = directory / "heads.json"
-    if distributed.is_main() and not path.exists():
+    if is_main() and not path.exists():
         importance = measure(encoder, batches, loss_of)
         removed = least_important(importance, num_heads)
         draw(importance, directory / "heads.png", removed, "importance of heads; crossed: removed")
         write_json(path, {"removed": removed, "importance": head_rows(importance)})
-    remove_heads(encoder, distributed.told(read_json(path)["removed"] if distributed.is_main() else None))
+    remove_heads(encoder, broadcast(read_json(path)["removed"] if is_main() else None))

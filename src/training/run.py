@@ -13,6 +13,7 @@ from src.runs.plan import Plan
 from src.runs.pseudo_labels import check_pseudo_labels
 from src.store.store import Store
 from src.training import workers as fold_workers
+from src.training.collectives import broadcast, main_lock, start
 from src.training.fold import Report, train_fold
 
 
@@ -22,10 +23,11 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
     report is called after each validation and may raise to stop the run (a pruned search trial). Two processes with
     the same plan never mix: the second waits. Raises RunError for a loss that is not finite.
     """
+    start(plan.experiment.train.device)
     waiting = f"{plan.run_id}: another process is training it; waiting"
-    with distributed.main_lock(plan.run.lock_path, waiting):
-        if distributed.told(plan.is_done()):
-            return distributed.told(plan.run.result if distributed.is_main() else None)
+    with main_lock(plan.run.lock_path, waiting):
+        if broadcast(plan.is_done()):
+            return broadcast(plan.run.result if distributed.is_main() else None)
         if plan.experiment.train.pseudo_labels:
             check_pseudo_labels(plan.pseudo_labels, store.table_digest, plan.experiment.folds)
         if plan.experiment.train.device == "cuda" and not torch.cuda.is_available():
@@ -34,7 +36,7 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
         if distributed.is_main():
             plan.run.begin(plan.experiment, plan.digest, store.digest)
         folds = [plan.run.fold(number) for number in range(num_folds)]
-        todo = [fold.number for fold in folds if not distributed.told(fold.is_done())]
+        todo = [fold.number for fold in folds if not broadcast(fold.is_done())]
         train, count = plan.experiment.train, 1
         if train.device == "cpu" and distributed.world_size() == 1 and not report:
             count = fold_workers.num_at_once(train.threads, len(todo))
@@ -47,7 +49,7 @@ def run(plan: Plan, store: Store, report: Report | None = None) -> dict[str, Any
         if distributed.is_main():
             result = _summarise(plan, store, [fold.result() for fold in folds])
             write_json(plan.run.result_path, result)
-        return distributed.told(result)
+        return broadcast(result)
 
 
 def _summarise(plan: Plan, store: Store, results: list[dict[str, Any]]) -> dict[str, Any]:

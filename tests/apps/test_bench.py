@@ -16,13 +16,16 @@ import pytest
 import torch
 
 from src import experiments
-from src.apps.bench import cases as bench_cases
-from src.apps.bench import command as bench
-from src.apps.bench import meters as bench_meters
+from src.apps.bench import batches as bench_batches
+from src.apps.bench import command as bench_command
+from src.apps.bench import machine as bench_machine
+from src.apps.bench import models as bench_models
+from src.apps.bench import passes as bench_passes
 from src.apps.bench import peer as bench_peer
+from src.apps.bench import run as bench
 from src.apps.bench import table as bench_table
 from src.apps.bench import worker as bench_worker
-from src.apps.bench.command import PRECISIONS
+from src.apps.bench.machine import PRECISIONS
 from src.base.errors import InputError, RunError, SettingError
 from src.base.workspace import PROJECT_DIR, VARIABLE
 from src.competition.open import open_competition
@@ -59,8 +62,8 @@ def script(path, text):
 
 def run_bench(*arguments):
     parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    bench.main(parser.parse_args([str(argument) for argument in arguments]))
+    bench_command.add_arguments(parser)
+    bench_command.main(parser.parse_args([str(argument) for argument in arguments]))
 
 
 def test_an_experiment_is_measured_on_all_processors(monkeypatch):
@@ -69,7 +72,7 @@ def test_an_experiment_is_measured_on_all_processors(monkeypatch):
     monkeypatch.setattr(auto, "memory_gb", lambda: 16)
     data = adapt.DataSummary("logmel", 2000, 8, 400)
     parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
+    bench_command.add_arguments(parser)
     for words, threads in (([], 2), (["--set", "folds=5"], 1)):
         chosen = bench.chosen_experiments(parser.parse_args(words), "cpu")
         assert list(chosen) == ["course", "seed88", "default"]
@@ -126,13 +129,14 @@ class Clock:
 def clock(monkeypatch):
     """Make rates a matter of arithmetic."""
     clock = Clock()
-    monkeypatch.setattr(bench_meters, "time", clock)
+    for module in (bench_passes, bench_batches, bench_models):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
 def test_a_pass_is_timed_without_what_clears_the_way_for_it(clock):
     done = []
-    meter = bench_meters.Passes(lambda: (done.append("work"), clock.sleep(0.02)), 10,
+    meter = bench_passes.Passes(lambda: (done.append("work"), clock.sleep(0.02)), 10,
                                lambda: (done.append("clear"), clock.sleep(5.0)))
     assert meter.rate(0) == pytest.approx(10 / 0.02)
     assert done == ["clear", "work"]
@@ -142,36 +146,36 @@ def test_a_pass_is_timed_without_what_clears_the_way_for_it(clock):
 
 def test_equal_batches_are_counted_and_numbered_on(clock):
     drawn = []
-    meter = bench_meters.Batches(lambda i: (drawn.append(i), clock.sleep(0.0101)), 32, "cpu")
+    meter = bench_batches.Batches(lambda i: (drawn.append(i), clock.sleep(0.0101)), 32, "cpu")
     assert meter.rate(0) == pytest.approx(32 / 0.0101)
     assert meter.rate(0.1) == pytest.approx(32 / 0.0101)
     assert drawn == list(range(1 + 10))
 
 
 def test_training_is_timed_through_the_loop_itself_without_its_warm_up(course_dir, workspace, clock):
-    steps = bench_cases.Training(tiny_plan(course_dir)).open()
+    steps = bench_models.Training(tiny_plan(course_dir)).open()
     fold, seen = steps.fold, []
     loss_of = fold.loss_of
     before = [parameter.clone() for parameter in fold.model.parameters()]
 
     def slow(step):
         seen.append(step)
-        clock.sleep(60.0 if step < bench_meters.WARMUP_STEPS else 0.25)
+        clock.sleep(60.0 if step < bench_models.WARMUP_STEPS else 0.25)
         return loss_of(step)
 
     fold.loss_of = slow
     assert steps.rate(0) == pytest.approx(8 / 0.25), "8 crops a step"
-    assert seen == list(range(bench_meters.WARMUP_STEPS + 2))
+    assert seen == list(range(bench_models.WARMUP_STEPS + 2))
     assert any((now != then).any() for now, then in zip(fold.model.parameters(), before)), "the optimiser took no step"
     seen.clear()
     assert steps.rate(2.0) == pytest.approx(8 / 0.25)
-    assert len(seen) == bench_meters.WARMUP_STEPS + 8, "as many steps as the last rate promises"
+    assert len(seen) == bench_models.WARMUP_STEPS + 8, "as many steps as the last rate promises"
 
 
 def test_operations_of_a_training_step_are_those_of_the_layers(course_dir, workspace):
     dim, inner, kernel, frames, speakers = 8, 12, 5, 20, 3
     encoder = part("conformer", d_model=dim, num_layers=2, num_heads=2, feed_forward_dim=inner, kernel_size=kernel)
-    steps = bench_cases.Training(tiny_plan(course_dir, encoder=encoder, head=part("linear"))).open()
+    steps = bench_models.Training(tiny_plan(course_dir, encoder=encoder, head=part("linear"))).open()
     a_layer = 4 * dim * inner + 4 * dim * dim + 3 * dim * dim + kernel * dim  # per frame; projections, convolutions
     attention = 2 * frames * dim  # per frame: scores, then their product with the values
     multiplied = frames * (2 * (a_layer + attention) + 40 * dim) + dim * speakers
@@ -180,7 +184,7 @@ def test_operations_of_a_training_step_are_those_of_the_layers(course_dir, works
 
 
 def test_inference_takes_utterances_of_every_length_and_all_of_them_in_time(course_dir, workspace, monkeypatch, clock):
-    meter, seen = bench_cases.Inference(tiny_plan(course_dir)).open(), []
+    meter, seen = bench_models.Inference(tiny_plan(course_dir)).open(), []
     assert sorted(meter.rows) == meter.store.test_rows.tolist()
     meter.rows = np.repeat(meter.rows, 50)  # 200 utterances, by length as before
 
@@ -188,7 +192,7 @@ def test_inference_takes_utterances_of_every_length_and_all_of_them_in_time(cour
         seen.append(rows)
         clock.sleep(len(rows) / 1000)
 
-    monkeypatch.setattr("src.training.evaluate.predict", predict)
+    monkeypatch.setattr("src.apps.bench.models.predict", predict)
     assert meter.rate(0) == pytest.approx(1000)
     assert np.unique(seen[0], return_counts=True)[1].tolist() == [16] * 4, "64 of them, of each length as often"
     assert meter.rate(0.1) == pytest.approx(1000)
@@ -199,7 +203,7 @@ def test_inference_takes_utterances_of_every_length_and_all_of_them_in_time(cour
 
 def test_the_longest_utterance_is_one_of_so_many_frames(course_dir, audio_dir, workspace):
     for directory, changes, unit in ((course_dir, {}, 1), (audio_dir, {"features.store": "waveform"}, 160)):
-        meter = bench_cases.Inference(tiny_plan(directory, **changes), 50).open()
+        meter = bench_models.Inference(tiny_plan(directory, **changes), 50).open()
         assert meter.store.num_frames.tolist() == [50 * unit]
         assert meter.rate(0) > 0
 
@@ -211,7 +215,7 @@ def test_crops_of_files_are_windows_of_them(course_dir, audio_dir):
     for directory, num_frames, shape in ((course_dir, 35, (16, 35, 40)), (audio_dir, 51, (16, 51 * 160))):
         competition = open_competition(directory)
         train = [utterance for utterance in competition.utterances if utterance.split == "train"]
-        crops = bench_cases.FileCrops(competition, Features(), num_frames, 16).open().draw(0)
+        crops = bench_batches.FileCrops(competition, Features(), num_frames, 16).open().draw(0)
         assert crops.shape == shape
         if directory == course_dir:
             files = [torch.load(course_dir / utterance.path, weights_only=True) for utterance in train]
@@ -224,7 +228,7 @@ def test_crops_of_files_are_windows_of_them(course_dir, audio_dir):
 
 def test_crops_of_the_store_are_the_training_loops_own(course_dir, workspace):
     plan = tiny_plan(course_dir)
-    store, meter = Store.open(plan.store_dir), bench_cases.StoreCrops(plan.store_dir, 20, 18, "cpu").open()
+    store, meter = Store.open(plan.store_dir), bench_batches.StoreCrops(plan.store_dir, 20, 18, "cpu").open()
     first, second = meter.draw(0), meter.draw(1)
     assert first.shape == (18, 20, 40)
     assert not torch.equal(first, second)
@@ -244,8 +248,8 @@ def test_whole_utterances_are_filled_up_to_the_longest_of_their_batch_or_of_all(
             return losses_of(fold, batch)
 
         monkeypatch.setattr(Fold, "losses_of", recorded)
-        assert bench_cases.WholeUtterances(plan, padding).open().rate(0) > 0
-        meter = bench_cases.WholeUtterances(plan, padding).open()
+        assert bench_models.WholeUtterances(plan, padding).open().rate(0) > 0
+        meter = bench_models.WholeUtterances(plan, padding).open()
         assert all(float(meter.draw(i)) > 0 for i in range(5))
     for longest, most in zip(seen["longest"], seen["max_length"]):
         assert most.inputs.shape[1] == store.num_frames[learnt].max()
@@ -262,10 +266,10 @@ def test_whole_utterances_are_filled_up_to_the_longest_of_their_batch_or_of_all(
 
 def test_a_part_of_a_competition_keeps_both_splits_and_their_order(course_dir):
     whole = open_competition(course_dir)
-    half = bench_cases.part_of(whole, 2)
+    half = bench_passes.part_of(whole, 2)
     assert [u.split for u in half.utterances] == ["train"] * 9 + ["test"] * 2
     assert list(half.utterances) == list(whole.utterances[:18:2]) + list(whole.utterances[18::2])
-    assert bench_cases.part_of(whole, 1) == whole
+    assert bench_passes.part_of(whole, 1) == whole
 
 
 # Processes ------------------------------------------------------------------------------------------------------------
@@ -400,7 +404,7 @@ def test_everything_is_measured_in_turn_printed_written_and_removed(course_dir, 
         return run(self, model, steps)
 
     monkeypatch.setattr(bench_peer.Peer, "run", logged)
-    monkeypatch.setattr(bench_cases.MatrixProduct, "open", lambda case: bench_meters.Batches(str, 1e-3, "cpu"))
+    monkeypatch.setattr(bench_batches.MatrixProduct, "open", lambda case: bench_batches.Batches(str, 1e-3, "cpu"))
     settings = [word for setting in TINY_SET for word in ("--set", setting)]
     run_bench("--data", course_dir, "--experiments", "course", *settings, "--repeats", 2, "--seconds", 0.01, "--device",
               "cpu", "--precisions", "float32", "bfloat16", "--peer", peer, "--peer-steps", "course=3", "--json",
@@ -447,8 +451,8 @@ def test_preprocessing_at_several_sizes(frames_dir, workspace, here, capsys):
     (True, (), PRECISIONS), (False, (), ("float32",)), (False, ("bfloat16",), ("bfloat16",))])
 def test_bfloat16_is_left_out_where_the_processor_does_not_multiply_it(course_dir, workspace, here, monkeypatch, capsys,
                                                                        multiplies, asked, measured):
-    monkeypatch.setattr(bench, "multiplies_bfloat16", lambda: multiplies)
-    monkeypatch.setattr(bench_cases.MatrixProduct, "open", lambda case: bench_meters.Batches(str, 1e-3, "cpu"))
+    monkeypatch.setattr(bench_machine, "multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr(bench_batches.MatrixProduct, "open", lambda case: bench_batches.Batches(str, 1e-3, "cpu"))
     settings = [word for setting in TINY_SET for word in ("--set", setting)]
     run_bench("--data", course_dir, "--experiments", "course", *settings, "--stages", "train", "--repeats", 1,
               "--seconds", 0.01, "--device", "cpu", *(("--precisions", *asked) if asked else ()))
@@ -511,7 +515,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is(frames_dir, workspac
 
 
 def test_no_gpu_and_a_busy_machine_are_said(frames_dir, workspace, here, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "has_gpu", lambda: False)
+    monkeypatch.setattr(bench_machine, "has_gpu", lambda: False)
     with pytest.raises(SettingError, match="no GPU"):
         run_bench("--data", frames_dir, "--device", "cuda")
     for load, is_said in ((0.0, False), (float(bench.usable_cpus()), True)):

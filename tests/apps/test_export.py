@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from src import experiments
-from src.apps.export import command as export
-from src.apps.export import onnx_graph
+from src.apps.export import command, onnx_graph
+from src.apps.export import run as export
 from src.apps.predict.fold_models import FoldModels
 from src.apps.predict.onnx_model import OnnxModel
 from src.apps.predict.recordings import Recording, read_recording
@@ -69,8 +69,8 @@ def trained(directory, **changes):
 
 def call(*arguments):
     parser = argparse.ArgumentParser()
-    export.add_arguments(parser)
-    export.main(parser.parse_args([str(argument) for argument in arguments]))
+    command.add_arguments(parser)
+    command.main(parser.parse_args([str(argument) for argument in arguments]))
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_run_that_answers_by_crops_too_is_refused(frames_run, tmp_path):
 def test_a_graph_that_is_not_the_model_is_never_kept(audio, exported, tmp_path, monkeypatch):
     models = FoldModels(audio[1], device="cpu")
     models.card = replace(models.card, temperature=1.1 * models.card.temperature)
-    monkeypatch.setattr(onnx_graph, "write_graph", lambda graph, inputs, card, path: shutil.copy(exported, path))
+    monkeypatch.setattr(export, "write_graph", lambda graph, inputs, card, path: shutil.copy(exported, path))
     with pytest.raises(RunError, match="differs from the models by"):
         export.export(models, True, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

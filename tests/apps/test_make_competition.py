@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from src.apps.make_competition import command as module
+from src.apps.make_competition import command
+from src.apps.make_competition import make as module
 from src.apps.make_competition import split as speaker_split
-from src.apps.make_competition.command import make_competition
 from src.apps.make_competition.corpus import open_corpus
+from src.apps.make_competition.make import make_competition
 from src.apps.make_competition.split import Split
 from src.base.errors import InputError, RunError, SettingError
 from src.competition.open import open_competition
@@ -340,8 +341,8 @@ def test_files_are_copied_where_they_cannot_be_linked(libri, tmp_path, monkeypat
 
 def test_the_command_ends_with_what_to_run_next(libri, tmp_path, capsys):
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    module.main(parser.parse_args([str(libri), str(tmp_path / "my out"), "--speakers", "2", "--seed", "5"]))
+    command.add_arguments(parser)
+    command.main(parser.parse_args([str(libri), str(tmp_path / "my out"), "--speakers", "2", "--seed", "5"]))
     assert capsys.readouterr().out.endswith(f"{tmp_path}/my out\nnext: bash run.sh --data '{tmp_path}/my out'\n")
 
 

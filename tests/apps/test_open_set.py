@@ -10,7 +10,7 @@ import torch
 
 from src import experiments
 from src.apps import open_set
-from src.apps.predict import command as predict
+from src.apps.predict import answers as predict
 from src.apps.predict.fold_models import FoldModels
 from src.apps.predict.recordings import Recording
 from src.base.errors import SettingError

@@ -74,6 +74,7 @@ import sys
 import torch
 from src import experiments
 from src.base import distributed
+from src.training import collectives
 from src.competition.open import open_competition
 from src.settings.config import override, parse_assignments
 from src.runs.plan import make_plan
@@ -85,12 +86,12 @@ directory, out, *settings = sys.argv[1:]
 competition = open_competition(directory)
 experiment = override(experiments.get("course"), parse_assignments(settings))
 plan = make_plan(competition.name, find_store(competition, experiment.features), experiment)
-distributed.start("cpu")
+collectives.start("cpu")
 store = Store.open(plan.store_dir)
 fold = Fold(plan, store, 0, 2, *store.folds(2)[0])
 fold.loss_of(3)["loss"].backward()
 torch.save({name: p.grad for name, p in fold.model.named_parameters()}, f"{out}.{distributed.rank()}")
-distributed.leave(0)
+collectives.leave(0)
 """
 
 
@@ -148,16 +149,16 @@ def test_processes_fail_at_the_same_step_and_can_go_on_together(tmp_path):
 import pathlib, sys
 import torch
 from src.base import distributed
-from src.training import loop
+from src.training import collectives, loop
 from src.settings.config import Optim
 from src.base.errors import DivergedError
 
-distributed.start("cpu")
+collectives.start("cpu")
 loop.SHOW_EVERY_S = 1e9 * distributed.rank()  # rank 0 looks at its sums after each step, rank 1 never
 
 def rung(name, poison_at):
     model = torch.nn.Linear(2, 1)
-    shared = distributed.averaged(model, "cpu", skips=False)
+    shared = collectives.wrap_ddp(model, "cpu", skips=False)
 
     def loss_of(step):
         poison = float("nan") if step >= poison_at and distributed.is_main() else 1.0
@@ -171,7 +172,7 @@ try:
 except DivergedError as error:
     pathlib.Path(sys.argv[1], f"{distributed.rank()}.txt").write_text(str(error)[-400:])
 rung("second", 99).run()
-distributed.leave(0)
+collectives.leave(0)
 """)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from src.apps.bench.meters import Meter
+from src.apps.bench.passes import Meter
 from src.base.errors import RunError
 from src.base.machine import peak_mb
 from src.base.signals import start_deaf, stay_deaf

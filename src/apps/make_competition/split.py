@@ -4,15 +4,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.random import Generator
 
 from src.apps.make_competition.corpus import Corpus
 from src.apps.make_competition.corpus_recording import Recording
 from src.base.errors import InputError
 from src.base.text import some
-
-if TYPE_CHECKING:
-    from numpy.random import Generator
 
 TEST_PART = 0.2  # of a speaker's utterances, unless a number is given
 
@@ -28,8 +27,6 @@ class Split:
 def choose(corpus: Corpus, num_train: int | None, num_test: int | None, num_speakers: int | None,
             seed: int) -> dict[str, Split]:
     """Return the split of each speaker that takes part; says which are left out, and why."""
-    import numpy as np
-
     recordings = _without_copies(corpus.recordings)
     if num_copies := len(corpus.recordings) - len(recordings):
         print(f"left out: {num_copies:,} files that are copies of others, which could stand on both sides")
@@ -80,7 +77,7 @@ def _without_copies(recordings: Sequence[Recording]) -> list[Recording]:
     return [recording for recording in recordings if recording not in copies]
 
 
-def _split(recordings: list[Recording], num_train: int | None, num_test: int | None, rng: "Generator") -> Split | str:
+def _split(recordings: list[Recording], num_train: int | None, num_test: int | None, rng: Generator) -> Split | str:
     """Return one speaker's split by sessions, or the reason why there is none.
 
     A recording without a session is one of its own. Without num_test, the sessions for the test are those whose number
@@ -118,7 +115,7 @@ def _sums(sizes: list[tuple[str, int]], wanted: int) -> dict[int, tuple[str, ...
     return sums
 
 
-def _draw(recordings: list[Recording], number: int | None, rng: "Generator") -> tuple[Recording, ...]:
+def _draw(recordings: list[Recording], number: int | None, rng: Generator) -> tuple[Recording, ...]:
     """Return `number` of the recordings, or all, in the corpus' order."""
     if number is not None:
         recordings = [recordings[i] for i in rng.choice(len(recordings), number, replace=False)]

@@ -39,3 +39,8 @@ class BlendModels:
         total = sum(weight for weight, _ in logits)
         energies = sum(weight * energy(of_folds).mean(0) for weight, of_folds in logits) / total
         return log_softmax(scores), energies
+
+
+def models_of(run: Run) -> FoldModels | BlendModels:
+    """Return what answers for a run or a blend; raises SettingError or RunError for one without speaker models."""
+    return BlendModels(run) if run.is_blend else FoldModels(Run.open(run.run_id))

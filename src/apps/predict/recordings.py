@@ -18,6 +18,7 @@ import numpy as np
 from src.apps.predict.model_card import ModelCard
 from src.base.torch_files import CorruptFile
 from src.competition.file_names import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES, is_audio, is_nobody, is_unknown
+from src.store.audio_file import decode
 from src.store.tensor_file import plain_pickle
 
 FRAMES_SUFFIXES = (".pt", ".npy")
@@ -86,8 +87,6 @@ def read_recording(path: Path, card: ModelCard) -> Recording:
     if is_frames:
         frames = _read_npy(data) if path.name.lower().endswith(".npy") else _read_pt(data, card.dim)
         return Recording(_checked(frames, card.dim), card.frame_rate)
-    from src.store.audio_file import decode
-
     return Recording(*decode(data))
 
 

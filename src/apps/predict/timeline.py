@@ -8,6 +8,7 @@ from itertools import groupby
 
 LONG_S = 20.0  # what is longer may hold several speakers
 WINDOW_S = 3.0
+NOBODY = "none of them"  # what stands in a table for a speaker of None
 
 
 @dataclass(frozen=True)

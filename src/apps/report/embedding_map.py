@@ -3,16 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from src.model.checkpoint import load_model
+from src.store.store import Store
+from src.training.evaluate import autocast
 
 
 def embed(model_path: Path, store_dir: Path, rows: np.ndarray) -> np.ndarray:
     """Return the embeddings (N, D) float32 of a store's `rows`, whole and masked, in their order."""
-    import torch
-
-    from src.model.checkpoint import load_model
-    from src.store.store import Store
-    from src.training.evaluate import autocast
-
     store = Store.open(store_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, experiment, _ = load_model(model_path, device)
@@ -32,9 +33,6 @@ def project(vectors: np.ndarray) -> tuple[np.ndarray, str]:
 
     t-SNE as van der Maaten & Hinton (2008), by scikit-learn, from the principal components and always the same.
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     if len(unit) < 30 or unit.shape[1] < 3:
         points = PCA(min(2, *unit.shape), random_state=0).fit_transform(unit)

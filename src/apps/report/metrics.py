@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from src.runs.calibration import fit_temperature
 
@@ -74,8 +78,6 @@ def class_figures(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -
 
     A class that was never predicted has precision 0. One without utterances has no figures and is in no mean.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
     *figures, support = precision_recall_fscore_support(labels, predicted, labels=np.arange(num_classes),
                                                         zero_division=0)
     return ClassFigures(*(np.where(support > 0, values, np.nan) for values in figures), support)
@@ -83,8 +85,6 @@ def class_figures(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -
 
 def interval(num_right: int, num_total: int) -> tuple[float, float]:
     """Return the 95 % interval of a share by Wilson's score (1927); (0, 1) for none."""
-    from scipy.stats import binomtest
-
     if not num_total:
         return 0.0, 1.0
     found = binomtest(int(num_right), int(num_total)).proportion_ci(method="wilson")
@@ -102,8 +102,6 @@ def confused_pairs(labels: np.ndarray, predicted: np.ndarray) -> list[ConfusedPa
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return how often each of `classes` (row) was taken for each (column), (C, C)."""
-    from sklearn.metrics import confusion_matrix
-
     return confusion_matrix(labels, predicted, labels=classes)
 
 
@@ -112,9 +110,6 @@ def confusion_order(labels: np.ndarray, predicted: np.ndarray, num_classes: int)
 
     By the reverse Cuthill-McKee ordering (Cuthill & McKee, 1969; George, 1971) of the graph whose edges are confusions.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import reverse_cuthill_mckee
-
     wrong = labels != predicted
     pairs = np.concatenate([labels[wrong], predicted[wrong]]), np.concatenate([predicted[wrong], labels[wrong]])
     graph = coo_array((np.ones(len(pairs[0])), pairs), (num_classes, num_classes)).tocsr()

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from jinja2 import Environment, StrictUndefined
+
 from src.apps.report.plots import Picture
 
 
@@ -203,8 +205,6 @@ script-src 'sha256-{{ script_hash }}'">
 
 def render(page: Page) -> str:
     """Return the page as HTML."""
-    from jinja2 import Environment, StrictUndefined
-
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(TEMPLATE)
     script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return template.render(page=page, style=STYLE, script=SCRIPT, script_hash=script_hash)

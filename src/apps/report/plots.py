@@ -9,16 +9,16 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from src.apps.report.metrics import Reliability, interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 INK, MUTED, GRID, BLUE, ORANGE = "#1c2733", "#5d6b7a", "#dfe4ea", "#1f6fb4", "#d2601a"
 PALETTE = {INK: "--ink", MUTED: "--muted", GRID: "--grid", BLUE: "--blue", ORANGE: "--orange"}
@@ -53,7 +53,7 @@ class Picture:
 
 def accuracy_curves(logs: Sequence[Mapping[str, np.ndarray]]) -> Picture:
     """Draw accuracy in training and validation against the step; logs: the columns of each fold's log.csv."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         _curves(axes, logs, {"accuracy": (ORANGE, "training crops"), "valid_metric": (BLUE, "held-out utterances")})
         axes.set(title="Accuracy", xlabel="step")
         axes.yaxis.set_major_formatter(_percent())
@@ -63,7 +63,7 @@ def accuracy_curves(logs: Sequence[Mapping[str, np.ndarray]]) -> Picture:
 
 def loss_curves(logs: Sequence[Mapping[str, np.ndarray]]) -> Picture:
     """Draw the loss in training and validation against the step."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         _curves(axes, logs, {"loss": (ORANGE, "training crops"), "valid_loss": (BLUE, "held-out utterances")})
         axes.set(title="Loss, nats", xlabel="step")
 
@@ -72,7 +72,7 @@ def loss_curves(logs: Sequence[Mapping[str, np.ndarray]]) -> Picture:
 
 def learning_rate_curve(logs: Sequence[Mapping[str, np.ndarray]]) -> Picture:
     """Draw the learning rate against the step."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         _curves(axes, logs[:1], {"lr": (BLUE, "")})
         axes.set(title="Learning rate", xlabel="step")
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=False)
@@ -80,7 +80,7 @@ def learning_rate_curve(logs: Sequence[Mapping[str, np.ndarray]]) -> Picture:
     return _draw("learning_rate", "learning rate against the step", WIDE, paint)
 
 
-def _curves(axes: "Axes", logs: Sequence[Mapping[str, np.ndarray]], columns: Mapping[str, tuple[str, str]]) -> None:
+def _curves(axes: Axes, logs: Sequence[Mapping[str, np.ndarray]], columns: Mapping[str, tuple[str, str]]) -> None:
     """Draw columns of every fold as thin lines and, of several folds of equal steps, their mean as a thick one."""
     for column, (colour, label) in columns.items():
         curves = [(log["step"], log[column]) for log in logs if column in log and np.isfinite(log[column]).any()]
@@ -98,7 +98,7 @@ def _curves(axes: "Axes", logs: Sequence[Mapping[str, np.ndarray]], columns: Map
 
 def conditions_chart(counts: Mapping[str, tuple[int, int]], shifted: float | None) -> Picture:
     """Draw the accuracy of each condition, {name: (right, of)}, with its 95 % interval, as bars."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         for at, (name, (num_right, num_total)) in enumerate(counts.items()):
             low, high = interval(num_right, num_total)
             share = num_right / max(1, num_total)
@@ -121,7 +121,7 @@ def conditions_chart(counts: Mapping[str, tuple[int, int]], shifted: float | Non
 
 def length_chart(lengths: Sequence[np.ndarray], is_right: Sequence[np.ndarray], unit: str) -> Picture:
     """Draw the accuracy of utterances in bins of length: lengths and hits of each bin, shortest first."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         middle = [float(np.median(part)) for part in lengths]
         shares = np.array([part.mean() for part in is_right])
         low, high = np.array([interval(part.sum(), len(part)) for part in is_right]).T
@@ -136,7 +136,7 @@ def length_chart(lengths: Sequence[np.ndarray], is_right: Sequence[np.ndarray], 
 
 def recall_histogram(recall: np.ndarray) -> Picture:
     """Draw how many classes have which recall; recall: (C,) of those with utterances."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         axes.hist(recall, bins=np.arange(11) / 10, color=BLUE, alpha=0.85, rwidth=0.9)
         axes.set(title="Speakers by recall", xlabel="recall on held-out utterances", ylabel="speakers")
         axes.xaxis.set_major_formatter(_percent())
@@ -147,7 +147,7 @@ def recall_histogram(recall: np.ndarray) -> Picture:
 
 def confusion_chart(counts: np.ndarray, names: Sequence[str]) -> Picture:
     """Draw confusions (C, C), rows the truth, with names and counts, coloured by the share of each row's utterances."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         total = counts.sum(1, keepdims=True)
         shares = counts / np.maximum(total, 1)
         _cells(axes, shares)
@@ -165,7 +165,7 @@ def confusion_chart(counts: np.ndarray, names: Sequence[str]) -> Picture:
 
 def confusion_image(shares: np.ndarray, num_classes: int) -> Picture:
     """Draw the confusions of many classes as an image: shares (S, S) in order, NaN where a row has no utterance."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         _cells(axes, np.sqrt(np.nan_to_num(shares)))  # the root lets a single confusion be seen
         axes.set_xticks([])
         axes.set_yticks([])
@@ -175,9 +175,7 @@ def confusion_image(shares: np.ndarray, num_classes: int) -> Picture:
                  TALL, paint)
 
 
-def _cells(axes: "Axes", shares: np.ndarray) -> None:
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
-
+def _cells(axes: Axes, shares: np.ndarray) -> None:
     colours = LinearSegmentedColormap.from_list("cells", [(*to_rgb(CELL), 0.0), (*to_rgb(CELL), 1.0)])
     axes.imshow(shares, cmap=colours, vmin=0, vmax=1, interpolation="none", aspect="equal")
     axes.grid(visible=False)
@@ -187,7 +185,7 @@ def _cells(axes: "Axes", shares: np.ndarray) -> None:
 
 def reliability_diagram(before: Reliability, after: Reliability, temperature: float) -> Picture:
     """Draw accuracy against confidence before and after temperature scaling; a marker's area is its bin's share."""
-    def paint(axes: "Axes") -> None:
+    def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         for found, colour, label in (
                 (before, ORANGE, f"as trained, ECE {before.ece:.3f}"),
@@ -210,15 +208,13 @@ def embedding_map(points: np.ndarray, labels: np.ndarray, is_right: np.ndarray, 
 
     names: {class: name} of the classes that are written at their utterances' median. Up to ten of them have colours.
     """
-    def paint(axes: "Axes") -> None:
-        import matplotlib
-
+    def paint(axes: Axes) -> None:
         few = len(np.unique(labels)) <= 10
-        colours = matplotlib.colormaps["tab10"]
+        colours = colormaps["tab10"]
         of_class = {label: colours(i) if few else "#7f8fa3" for i, label in enumerate(np.unique(labels).tolist())}
         for label in names if not few else []:
             of_class[label] = CELL
-        colour = np.array([matplotlib.colors.to_rgba(of_class[label]) for label in labels.tolist()]).reshape(-1, 4)
+        colour = np.array([to_rgba(of_class[label]) for label in labels.tolist()]).reshape(-1, 4)
         size = np.clip(9000 / len(points), 6, 40)
         axes.scatter(*points[is_right].T, c=colour[is_right], s=size, alpha=0.75, linewidths=0, rasterized=True,
                      label="right")
@@ -234,7 +230,7 @@ def embedding_map(points: np.ndarray, labels: np.ndarray, is_right: np.ndarray, 
     return _draw("embeddings", "embeddings of held-out utterances in two dimensions", TALL, paint)
 
 
-def _write_names(axes: "Axes", places: list[tuple[str, np.ndarray]]) -> None:
+def _write_names(axes: Axes, places: list[tuple[str, np.ndarray]]) -> None:
     """Write each name beside its place (2,), where no name lies already; in a throng some lie over others."""
     taken = []
     for name, place in places:
@@ -254,17 +250,12 @@ def shorten(name: str, length: int = 14) -> str:
     return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-length // 2 :]}"
 
 
-def _percent() -> object:
-    from matplotlib.ticker import PercentFormatter
-
+def _percent() -> PercentFormatter:
     return PercentFormatter(1.0, decimals=None, symbol=" %")
 
 
-def _draw(name: str, about: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> Picture:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+def _draw(name: str, about: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> Picture:
+    with rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of scripts that the PNG's font lacks; the page has them
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
@@ -273,7 +264,7 @@ def _draw(name: str, about: str, size: tuple[float, float], paint: Callable[["Ax
         return Picture(name, about, _svg(figure, name, about), png.getvalue())
 
 
-def _svg(figure: "Figure", name: str, about: str) -> str:
+def _svg(figure: Figure, name: str, about: str) -> str:
     """Return a figure as an SVG element: the page's colours, ids of its own, as wide as its place."""
     text = io.StringIO()
     figure.savefig(text, format="svg", dpi=200, metadata={"Date": None, "Creator": None})

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from src.apps.report import metrics
-from src.apps.report.embedding_map import embed, project
+from src.apps.report import metrics, plots
 from src.apps.report.evidence import NO_HELD_OUT, Evidence
 from src.apps.report.page import Section, Table
 from src.base.text import shown_count, shown_share, shown_time
@@ -34,8 +33,6 @@ def _about(evidence: Evidence) -> Section:
 
 
 def _learning(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     logs = [*evidence.logs.values()]
     if not logs:
         return Section("Learning curves", missing="Nothing is logged before the first validation.")
@@ -54,8 +51,6 @@ def _learning(evidence: Evidence) -> Section:
 
 
 def _accuracy(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out, pictures, tables = evidence.held_out, [], []
     if evidence.conditions:
         counts = {name: (item["num_right"], item["num_valid"]) for name, item in evidence.conditions.items()
@@ -84,8 +79,6 @@ def _accuracy(evidence: Evidence) -> Section:
 
 
 def _confusions(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out = evidence.held_out
     if held_out is None:
         return Section("Confusions", missing=evidence.missing)
@@ -119,8 +112,6 @@ def _confusions(evidence: Evidence) -> Section:
 
 
 def _speakers(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     if evidence.held_out is None:
         return Section("Speakers", missing=evidence.missing)
     figures, names = evidence.figures(), evidence.store.speakers
@@ -138,8 +129,6 @@ def _speakers(evidence: Evidence) -> Section:
 
 
 def _calibration(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out = evidence.held_out
     if held_out is None:
         return Section("Calibration", missing=evidence.missing)
@@ -157,8 +146,6 @@ def _calibration(evidence: Evidence) -> Section:
 
 
 def _embeddings(evidence: Evidence) -> Section:
-    from src.apps.report import plots
-
     held_out = evidence.held_out
     if held_out is None:
         return Section("Embeddings", missing=evidence.missing)
@@ -168,6 +155,8 @@ def _embeddings(evidence: Evidence) -> Section:
     if not model_path.exists() or len(at) < 4:
         return Section("Embeddings", missing="No map: the fold's model.pt is gone." if len(at) >= 4 else
                        f"No map: fold {fold} has only {len(at)} held-out utterances.")
+    from src.apps.report.embedding_map import embed, project
+
     at = np.sort(np.random.default_rng(0).permutation(at)[:MAP_UTTERANCES])
     vectors = embed(model_path, evidence.store.directory, held_out.rows[at])
     points, method = project(vectors)

@@ -12,13 +12,14 @@ TAGS = {"accuracy": "accuracy/training", "valid_metric": "accuracy/held_out", "l
         "valid_loss": "loss/held_out", "lr": "learning_rate"}
 
 
-def check_installed() -> None:
-    """Raise SettingError where TensorBoard is not installed."""
+def summary_writer() -> type:
+    """Return torch's SummaryWriter; raises SettingError where TensorBoard is not installed."""
     try:
-        import torch.utils.tensorboard  # noqa: F401
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise SettingError(f"--tensorboard: the package is not there ({error}); install it with "
                            "`.venv/bin/python -m pip install tensorboard`") from error
+    return SummaryWriter
 
 
 def write_events(directory: Path, logs: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -26,12 +27,11 @@ def write_events(directory: Path, logs: Mapping[str, Mapping[str, np.ndarray]]) 
 
     logs: {folder: {column: values}}, each with a column "step".
     """
-    from torch.utils.tensorboard import SummaryWriter
-
+    writer_class = summary_writer()
     for folder, log in logs.items():
         for old in (directory / folder).glob("events.out.tfevents.*"):
             old.unlink()
-        with SummaryWriter(str(directory / folder)) as writer:
+        with writer_class(str(directory / folder)) as writer:
             for column, values in log.items():
                 for step, value in zip(log["step"].tolist(), values.tolist()):
                     if column != "step" and math.isfinite(value):

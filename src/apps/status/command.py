@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.apps.status.leftovers import IN_THE_MAKING, leftovers, remove
-from src.base.errors import SettingError, SpeakerIDError
+from src.base.errors import SettingError
 from src.base.files import is_held, num_bytes, read_json
 from src.base.text import aligned, shown_bytes, shown_path, shown_time
 from src.base.workspace import FOLDERS, cache_dir, workspace_dir
@@ -173,31 +173,19 @@ def _store_status(directory: Path, used: Sequence[tuple[str, str | None]]) -> St
 
 def _studies() -> list[StudyStatus]:
     root = workspace_dir() / "data" / "studies"
+    directories = sorted(path for path in root.glob("*/*-*") if path.is_dir())
+    if not directories:
+        return []
+    from src.apps.status.trials import trials_of
+
     found = []
-    for directory in sorted(path for path in root.glob("*/*-*") if path.is_dir()):
+    for directory in directories:
         name = _name(directory)
         is_running = any(is_held(path) for path in directory.glob("workers/*.lock"))
-        num_finished, best, note = _trials(directory.parent / f"{directory.name.rpartition('-')[0]}.db", name)
+        num_finished, best, note = trials_of(directory.parent / f"{directory.name.rpartition('-')[0]}.db", name)
         found.append(StudyStatus(name, "running" if is_running else "stopped", num_finished, best,
                                  num_bytes(directory), _age_s(directory), note))
     return found
-
-
-def _trials(storage_path: Path, study_name: str) -> tuple[int | None, float | None, str]:
-    """Return a study's finished trials, its best value, and why they are not known."""
-    if not storage_path.exists():
-        return None, None, "in a storage elsewhere"
-    import optuna
-
-    from src.search.storage import open_storage
-    from src.search.study import num_finished
-
-    try:
-        study = optuna.load_study(study_name=study_name, storage=open_storage(f"sqlite:///{storage_path}"))
-        complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        return num_finished(study), max((trial.value for trial in complete), default=None), ""
-    except (KeyError, SpeakerIDError) as error:
-        return None, None, f"not in {storage_path.name}" if isinstance(error, KeyError) else str(error)
 
 
 def _name(directory: Path) -> str:
