@@ -8,9 +8,10 @@ threads (reading, hashing, decoding and the filter bank all release the interpre
 this thread. Log-mels are kept as float16, cepstra as float32, waveforms as int16.
 
 A training file that cannot be used (truncated, empty, NaN, another shape than the tables say) is skipped, counted and
-listed in skipped.csv, at most 5 % of them; one unusable test file stops the stage. An utterance shorter than one window
-is filled up with silence to one; long audio goes through the filter bank in blocks, and files over ten minutes are
-decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
+listed in skipped.csv, at most 5 % of them; one unusable test file stops the stage. A file that is odd and usable all
+the same (a wrong header but all of the sound, nothing but silence) is used and named at the end. An utterance shorter
+than one window is filled up with silence to one; long audio goes through the filter bank in blocks, and files over ten
+minutes are decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from src.config import Features
 from src.errors import InputError, SettingError
 from src.files import digest, lock, read_json
 from src.hashes import HashMemory, Stamp, content_digest, hash_files, stamp_files
+from src.remarks import remark_sentences
 from src.store_writer import Chunk, StoreWriter
 from src.workspace import cache_dir
 
@@ -152,6 +154,8 @@ def _make(competition: Competition, features: Features, settings: dict[str, Any]
     if skipped:
         print(f"preprocess: skipped {len(skipped)} of {_num_train(competition):,} training files that cannot be used "
               f"(all in {final / 'skipped.csv'}):\n{_listing(skipped)}", flush=True)
+    for sentence in remark_sentences(_remarks(writer.finished, chunks)):
+        print(f"preprocess: {sentence}", flush=True)
     print(f"preprocess: {len(rows):,} utterances, {num_bytes / 1e6:,.0f} MB in {time.monotonic() - began:.1f} s -> "
           f"{final}", flush=True)
     return final
@@ -233,6 +237,12 @@ def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list
         raise InputError(f"{competition.directory}: fewer than two speakers have a usable training file; fetch these "
                          f"again:\n{_listing(train)}")
     return train
+
+
+def _remarks(finished: list[Chunk], chunks: list) -> list[tuple[str, str, str]]:
+    """Return (path, kind, cause) of what is odd about files that are used all the same."""
+    return [(chunk[int(i)].path, kind, cause) for chunk, done in zip(chunks, finished)
+            for i, remarks in done.remarks.items() for kind, cause in remarks.items()]
 
 
 def _num_train(competition: Competition) -> int:
