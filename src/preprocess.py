@@ -8,9 +8,10 @@ threads (reading, hashing, decoding and the filter bank all release the interpre
 this thread. Log-mels are kept as float16, cepstra as float32, waveforms as int16.
 
 A training file that cannot be used (truncated, empty, NaN, another shape than the tables say) is skipped, counted and
-listed in skipped.csv, at most 5 % of them; one unusable test file stops the stage. An utterance shorter than one window
-is filled up with silence to one; long audio goes through the filter bank in blocks, and files over ten minutes are
-decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
+listed in skipped.csv, at most 5 % of them; one unusable test file stops the stage. A file that is odd and usable all
+the same (a wrong header but all of the sound, nothing but silence) is used and named at the end. An utterance shorter
+than one window is filled up with silence to one; long audio goes through the filter bank in blocks, and files over ten
+minutes are decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
 """
 
 from pathlib import Path

@@ -25,6 +25,7 @@ from src.settings.config import Features
 from src.store.decoder import Reader
 from src.store.find import VERSION, store_digest_of, store_dir_of
 from src.store.folds import can_deal
+from src.store.remarks import remark_sentences
 from src.store.writer import Chunk, StoreWriter
 
 CHUNK_UTTERANCES, CHUNK_BYTES = 64, 1 << 24
@@ -65,6 +66,7 @@ def build_store(competition: Competition, features: Features, settings: dict[str
     if skipped:
         print(f"preprocess: skipped {len(skipped)} of {_num_train(competition):,} training files that cannot be used "
               f"(all in {final / 'skipped.csv'}):\n{_listing(skipped)}", flush=True)
+    _print_remarks(writer.finished, chunks)
     print(f"preprocess: {len(rows):,} utterances, {counts['num_bytes'] / 1e6:,.0f} MB in "
           f"{time.monotonic() - began:.1f} s -> {final}", flush=True)
     return final
@@ -172,6 +174,14 @@ def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list
         raise InputError(f"{competition.directory}: fewer than two speakers have a usable training file; fetch these "
                          f"again:\n{_listing(train)}")
     return train
+
+
+def _print_remarks(finished: list[Chunk], chunks: list) -> None:
+    """Print a line for each kind of what is odd about files that are used all the same."""
+    remarks = [(chunk[int(i)].path, kind, cause) for chunk, done in zip(chunks, finished)
+               for i, odd in done.remarks.items() for kind, cause in odd.items()]
+    for sentence in remark_sentences(remarks):
+        print(f"preprocess: {sentence}", flush=True)
 
 
 def _num_train(competition: Competition) -> int:

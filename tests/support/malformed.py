@@ -241,10 +241,70 @@ def not_finite(directory, rng):
     return Case({"refused", "skipped"}, {utt_id})
 
 
+@kind("audio", "a wrong header, all of the sound")
+def wrong_header(directory, rng):
+    path, _ = pick_audio(directory, rng, ".wav")
+    size = path.stat().st_size
+
+    def change(data):
+        length, stated = [(size - 8, size - 8), (size + 36, size), (size - 8, size - 43), (size - 8, 2 * size),
+                          (size - 8, (size - 44) // 2), (size - 8, 0), (0, 0)][rng.integers(7)]
+        data[4:8], data[40:44] = struct.pack("<I", length), struct.pack("<I", stated)
+        return data
+
+    rewrite(path, change)
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "flac of another total")
+def other_total(directory, rng):
+    path, _ = pick_audio(directory, rng, ".flac")
+
+    def change(data):
+        stated = int.from_bytes(data[18:26])
+        total = (0, 1, stated % (1 << 36) - 1, stated % (1 << 36) + 1, (1 << 36) - 1)[rng.integers(5)]
+        data[18:26] = (stated >> 36 << 36 | total).to_bytes(8)
+        return data
+
+    rewrite(path, change)
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "joined files")
+def joined(directory, rng):
+    suffix = str(rng.choice([".wav", ".flac", ".opus", ".ogg", ".mp3"]))
+    path, utt_id = pick_audio(directory, rng, suffix)
+    other = pick_audio(directory, rng, suffix)[0].read_bytes()
+    if rng.random() < 0.5:
+        rewrite(path, lambda data: data + other)
+        return Case({"changed"}, {utt_id})
+    rewrite(path, lambda data: data + other[: len(other) // 2])
+    return Case({"refused", "skipped"}, {utt_id})
+
+
+@kind("audio", "tags around it")
+def tags(directory, rng):
+    path, _ = pick_audio(directory, rng, str(rng.choice([".flac", ".mp3"])))
+    size = int(rng.integers(1, 60_000))
+    art = b"ID3\3\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + rng.bytes(size)
+    rewrite(path, lambda data: art + data + (b"TAG".ljust(128, b"x") if rng.random() < 0.5 else b""))
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "an inverted channel")
+def inverted(directory, rng):
+    import soundfile
+
+    path, _ = pick_audio(directory, rng, ".wav")
+    samples = soundfile.read(path, dtype="int16")[0]
+    write_audio(path, np.stack([samples, -samples], 1))
+    return Case(set(UNCHANGED))
+
+
 @kind("audio", "odd rates and channels")
 def odd_rate(directory, rng):
     path, utt_id = pick_audio(directory, rng, ".wav")
-    rate = int(rng.choice([1, 2, 100, 3999, 4000, 8000, 11025, 15991, 44100, 96000, 1 << 20, (1 << 31) - 1]))
+    rate = int(rng.choice([1, 2, 100, 3999, 4000, 8000, 11025, 15991, 47952, 44100, 96000, 1 << 20, (1 << 31) - 1]))
     channels = int(rng.choice([1, 2, 6, 64, 65, 255]))
     write_audio(path, np.repeat(voice(0, 0)[:, None], channels, 1), rate)
     return Case(EMPTY_CASE | {"changed"}, {utt_id})
@@ -728,11 +788,23 @@ def code(directory, rng):
         pickle.dumps(Evil()),
         pickle.dumps(Evil(), 0),
         saved({"x": Evil()}),
-        saved(np.zeros(shape)),
+        saved([np.zeros(shape), Evil()]),
         saved(np.array([Evil()], object)),
     ][rng.integers(7)]
     path.write_bytes(content)
     return Case(set(REFUSED))
+
+
+@kind("course", "pt: by numpy")
+def by_numpy(directory, rng):
+    import torch
+
+    path, _ = pick_tensor(directory, rng)
+    frames = torch.load(path, weights_only=True).numpy()
+    file, fault = io.BytesIO(), int(rng.integers(6))
+    (np.save, np.savez, np.savez_compressed)[fault % 3](file, frames)
+    path.write_bytes([*[file.getvalue()] * 3, saved(frames), pickle.dumps(frames), saved([frames])][fault])
+    return Case({"unchanged"}) if fault == 0 else Case({"refused", "skipped"}, {path.name})
 
 
 @kind("course", "pt: other archives")

@@ -92,9 +92,6 @@ def _told_apart(places: dict[Parts, Place], index: dict[Parts, int]) -> dict[Par
         [*(name for name in parts[: index[parts]] if is_part(name)), place.name])) for parts, place in places.items()}
 
 
-# Known corpora --------------------------------------------------------------------------------------------------------
-
-
 def _by_file_names(files: list[Parts], patterns: dict[str, re.Pattern]) -> Found | None:
     """Return the speakers of a corpus that is known to name them in its files' names alone; None for any other."""
     for corpus, pattern in patterns.items():
@@ -130,9 +127,6 @@ def _is_librispeech(parts: Parts) -> bool:
 
 def _is_cnceleb(parts: Parts) -> bool:
     return len(parts) >= 2 and VOXCELEB_SPEAKER.fullmatch(parts[-2]) is not None
-
-
-# File names -----------------------------------------------------------------------------------------------------------
 
 
 def _stem(parts: Parts) -> str:

@@ -1,8 +1,8 @@
 """New recordings as predict finds them: files listed, read and checked; without torch.
 
 Goes in: the paths that a person named. Comes out: a waveform or frames of each. Audio is decoded by the code that
-preprocess uses. Frames come as .npy (num_frames, dim), or as the course's .pt, of which only the plain case that
-torch.save writes for a contiguous float32 tensor is read, and never unpickled.
+preprocess uses. Frames come as .npy (num_frames, dim), whatever the ending, or as the course's .pt, of which only the
+plain case that torch.save writes for a contiguous float32 tensor is read, and never unpickled.
 """
 
 import io
@@ -19,7 +19,8 @@ from src.apps.predict.model_card import ModelCard
 from src.base.torch_files import CorruptFile
 from src.competition.file_names import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES, is_audio, is_nobody, is_unknown
 from src.store.audio_file import decode
-from src.store.tensor_file import plain_pickle
+from src.store.pickled_numpy import NPY_MAGIC, holds_numpy, is_npz
+from src.store.tensor_file import NUMPY_ARRAY, plain_pickle
 
 FRAMES_SUFFIXES = (".pt", ".npy")
 FLOAT16_MAX = 65504.0  # log-mels are stored as float16; what lies beyond is no feature of speech
@@ -97,11 +98,15 @@ def _suffixes(card: ModelCard) -> tuple[str, ...]:
 def _read_npy(data: bytes) -> np.ndarray:
     try:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy's reader raises ValueError, TokenError, EOFError, … on torn bytes
         raise CorruptFile("not a whole .npy array of numbers") from error
 
 
 def _read_pt(data: bytes, dim: int) -> np.ndarray:
+    if data.startswith(NPY_MAGIC):
+        return _read_npy(data)
+    if is_npz(data) or holds_numpy(data):
+        raise CorruptFile(NUMPY_ARRAY)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {item.filename.partition("/")[2]: item for item in archive.infolist()}
