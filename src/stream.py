@@ -4,7 +4,6 @@ This is the only file that knows all stages; the stages themselves meet through 
 """
 
 import argparse
-import math
 import shlex
 import time
 from dataclasses import replace
@@ -19,6 +18,7 @@ from src.base.workspace import runs_dir, use_smoke_workspace, workspace_dir
 from src.competition.open import Competition, find_folder, open_competition
 from src.ledger import file as ledger
 from src.ledger.row import make_blend_row
+from src.ledger.score import local_score, score_cells
 from src.preprocess import preprocess as build_store
 from src.runs.folder import ClassCounts, Run, blend_of
 from src.runs.plan import Plan, make_plan
@@ -79,7 +79,8 @@ def ensemble(options: argparse.Namespace) -> None:
     if len(runs) > 1 and is_dated and not ledger.contains(result["digest"], result["finished"]):
         words = ["bash", "run.sh", "ensemble", *options.runs]
         words += [] if options.classes == "auto" else ["--classes", options.classes]
-        ledger.append(make_blend_row(result, competition=blend.competition, command=shlex.join(words)), once=True)
+        row = make_blend_row(result, competition=blend.competition, command=shlex.join(words))
+        ledger.append(row | score_cells(blend), once=True)
     print(f"blend: {blend.run_id}")
 
 
@@ -196,16 +197,10 @@ def _write(competition: Competition, store_dir: Path, blend: Run, out: Path, nam
 
 
 def _local_score(competition: Competition, out: Path, run_id: str) -> None:
-    from src.submit import local_score
-
     score = local_score(competition, out)
     if score:
-        halves = f"; public half {score.public:.4f}, private half {score.private:.4f}"
-        print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}"
-              f"{'' if math.isnan(score.public + score.private) else halves}; from the solution file beside the data)")
-        known = {half: value for half, value in (("public", score.public), ("private", score.private))
-                 if math.isfinite(value)}
+        print(f"local score: {score.text}, by the solution next to the data")
         try:
-            ledger.score(run_id, **known, kind="local")
+            ledger.score(run_id, **score.halves, kind="local")
         except SettingError as error:
             print(f"  not in the ledger: {error}")

@@ -1,38 +1,24 @@
-"""Stage 4: blended test logits and the competition in, a checked submission.csv out; local scores where known."""
+"""Stage 4: blended test logits and the competition in, a checked submission.csv out."""
 
 import csv
 import shutil
-import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.base.errors import InputError, RunError
+from src.base.errors import RunError
 from src.base.files import atomic_open
 from src.base.git import is_tracked
-from src.base.tables import read_csv
-from src.base.text import shown, some
+from src.base.text import some
 from src.base.workspace import submissions_dir
 from src.competition.open import Competition
+from src.ledger.score import HEADER
 from src.runs.folder import Run
 from src.runs.logits import read_logits
 
 if TYPE_CHECKING:
     from src.store.store import Store
-
-HEADER = ["Id", "Category"]
-HALVES = ("Public", "Private")
-
-
-class Score(NamedTuple):
-    """Accuracy on the two halves of a solution file and on all of it."""
-
-    public: float
-    private: float
-    total: float
-    num_right: int
-    num_total: int
 
 
 def write_submission(competition: Competition, store: "Store", blend: Run, out: Path, name: str,
@@ -71,31 +57,3 @@ def write_submission(competition: Competition, store: "Store", blend: Run, out: 
         with atomic_open(kept, "wb") as file, open(out, "rb") as source:
             shutil.copyfileobj(source, file)
     return kept
-
-
-def local_score(competition: Competition, submission: Path) -> Score | None:
-    """Return the accuracy against the competition's solution file; None where no solution lies beside the data.
-
-    A solution may cover a part of the test utterances. Raises InputError naming the line that is wrong.
-    """
-    if competition.solution_path is None:
-        return None
-    answers = {row["Id"]: row["Category"] for row in read_csv(submission, tuple(HEADER)).values()}
-    names = {unicodedata.normalize("NFC", name): name for name in competition.speakers}
-    halves: dict[str, list[bool]] = {half: [] for half in HALVES}
-    for line, row in read_csv(competition.solution_path, tuple(HEADER), ("Usage",)).items():
-        half = (row.get("Usage") or HALVES[0]).capitalize()
-        if row["Id"] not in answers:
-            raise InputError(f"{competition.solution_path}: line {line}: id {shown(row['Id'])} is not in {submission}, "
-                             "or stands twice")
-        if half not in HALVES:
-            raise InputError(f"{competition.solution_path}: line {line}: Usage {shown(half)}; write "
-                             f"{' or '.join(HALVES)}")
-        speaker = names.get(unicodedata.normalize("NFC", row["Category"]))
-        if speaker is None:
-            raise InputError(f"{competition.solution_path}: line {line}: Category {shown(row['Category'])} is no "
-                             f"speaker of the competition, which has {some(sorted(names))}")
-        halves[half].append(answers.pop(row["Id"]) == speaker)
-    hits = [hit for half in halves.values() for hit in half]
-    mean = [sum(half) / len(half) if half else float("nan") for half in (*halves.values(), hits)]
-    return Score(*mean, sum(hits), len(hits))

@@ -80,10 +80,14 @@ def open_competition(data: str | Path) -> Competition:
 
 
 def _solution(directory: Path) -> Path | None:
-    """Return the solution that lies in a folder, unless SPEAKER_ID_NO_SCORE=1 hides it while choices are made."""
+    """Return the solution that lies in a folder, unless it is hidden."""
     path = directory / "solution.csv"
-    is_hidden = os.environ.get(NO_SCORE, "") not in ("", "0")
-    return path if path.is_file() and not is_hidden else None
+    return path if path.is_file() and not is_hidden() else None
+
+
+def is_hidden() -> bool:
+    """Return whether SPEAKER_ID_NO_SCORE=1 hides solutions, while choices are made."""
+    return os.environ.get(NO_SCORE, "") not in ("", "0")
 
 
 def _find(data: str | Path) -> Path:
@@ -110,6 +114,14 @@ def find_folder(name: str) -> Path:
         if entry.is_dir() and file_name(entry.name) == name:
             return entry
     raise SettingError(f"the competition '{name}' has no folder under data/; give its folder with --data")
+
+
+def find_solution(name: str) -> Path | None:
+    """Return the solution beside the data of the competition called `name`; None where there is none to read."""
+    try:
+        return _solution(find_folder(name))
+    except SettingError:  # the folder is gone
+        return None
 
 
 def _recognise(directory: Path) -> str:

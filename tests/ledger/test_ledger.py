@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.apps import ledger as ledger_command
 from src.base.errors import InputError, RunError, SettingError
 from src.base.workspace import PROJECT_DIR
 from src.experiments import get as named
-from src.ledger import command as ledger_command
 from src.ledger import file as ledger
 from src.ledger.kaggle import Submission
 from src.ledger.plot import plot
 from src.ledger.row import COLUMNS, changed, group, make_blend_row, make_row
+from src.ledger.sync import sync
 from src.ledger.table import BEGIN, END, effect, groups, table, write_into
 from src.settings import parts
 from src.settings.config import Experiment, Optim, Train, override, part
@@ -242,7 +243,7 @@ def test_sync_fills_and_reports(path, monkeypatch, capsys):
         Submission("hand.csv", "2026-11-20 04:00", "by hand", "complete", 0.6, 0.6),
     ]
     monkeypatch.setattr("src.ledger.kaggle.submissions", lambda competition: listed)
-    assert ledger_command.sync("some-competition", path) == 2
+    assert sync("some-competition", path) == 2
     said = capsys.readouterr().out
     assert f"filled: 2\n  {scored['run_id']}: public 0.8812, private 0.879\n  {other['run_id']}: public 0.7" in said
     assert f"no score yet: 1\n  {pending['run_id']}" in said
@@ -252,7 +253,7 @@ def test_sync_fills_and_reports(path, monkeypatch, capsys):
     found = {item["run_id"]: (item["public"], item["private"]) for item in ledger.read(path)}
     assert found == {scored["run_id"]: ("0.8812", "0.879"), pending["run_id"]: ("", ""), other["run_id"]: ("0.7", ""),
                      wrong["run_id"]: ("0.2", "")}
-    assert ledger_command.sync("some-competition", path) == 0
+    assert sync("some-competition", path) == 0
 
 
 VALID = [0.61, 0.64, 0.66]
