@@ -12,7 +12,7 @@ from typing import Any
 
 from src import experiments
 from src.base import distributed
-from src.base.errors import RunError, SettingError
+from src.base.errors import RunError, SettingError, SpeakerIDError
 from src.base.files import lock
 from src.base.workspace import runs_dir, use_smoke_workspace, workspace_dir
 from src.competition.open import Competition, find_folder, open_competition
@@ -33,7 +33,6 @@ def run(options: argparse.Namespace) -> None:
     """Run every stage that is not done yet, from raw competition to submission.csv."""
     started = time.monotonic()
     _out(options)  # told before anything is trained
-    ledger.read()  # and so is a ledger that could not take the row
     competition, experiment = _setting(options)
     with lock(workspace_dir() / "data" / f".{competition.name}.lock",
               f"another run on {competition.name} is under way in this checkout; waiting for it"):
@@ -80,7 +79,7 @@ def ensemble(options: argparse.Namespace) -> None:
         words = ["bash", "run.sh", "ensemble", *options.runs]
         words += [] if options.classes == "auto" else ["--classes", options.classes]
         row = make_blend_row(result, competition=blend.competition, command=shlex.join(words))
-        ledger.append(row | score_cells(blend), once=True)
+        ledger.record(row | score_cells(blend))
     print(f"blend: {blend.run_id}")
 
 
@@ -202,5 +201,5 @@ def _local_score(competition: Competition, out: Path, run_id: str) -> None:
         print(f"local score: {score.text}, by the solution next to the data")
         try:
             ledger.score(run_id, **score.halves, kind="local")
-        except SettingError as error:
-            print(f"  not in the ledger: {error}")
+        except SpeakerIDError as error:
+            print(f"  not in the ledger: {str(error).partition('. ')[0]}")

@@ -1,7 +1,8 @@
 """`python -m src ledger`: the ablation ledger's table, picture and scores."""
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.base.errors import SettingError, nearest
 from src.ledger.file import read, score
@@ -9,10 +10,13 @@ from src.ledger.file import read, score
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+NUMBERS = {"public": "the leaderboard's public score", "private": "the private score",
+           "valid": "accuracy on held-out utterances", "minutes": "how long the training took"}
+
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Add the arguments of `python -m src ledger`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="table|plot|score|sync")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="table|plot|add|score|sync")
     table = actions.add_parser("table", help="print the ablation table, means and deviations over seeds")
     table.add_argument("--competition", default="", help="only this one")
     table.add_argument("--format", choices=("text", "markdown"), default="text")
@@ -29,8 +33,21 @@ def add_arguments(parser: "ArgumentParser") -> None:
     fill.add_argument("--solution", metavar="FILE", type=Path,
                       help="Id, Category[, Usage]: score the runs' answers by it, as local scores")
     fill.add_argument("--replace", action="store_true", help="overwrite a score that differs")
+    add = actions.add_parser("add", help="add the row of a run done elsewhere: a notebook's, a colleague's")
+    add.add_argument("--competition", metavar="NAME", help="as the other rows of its data call it")
+    add.add_argument("--experiment", metavar="NAME", help="an experiment's name or .json file that comes nearest")
+    add.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="what was different; repeatable")
+    for option, about in NUMBERS.items():
+        add.add_argument(f"--{option}", metavar="NUMBER", help=about)
+    add.add_argument("--kind", choices=("kaggle", "local"), default="kaggle", help="of --public and --private")
+    add.add_argument("--note", default="", help="where it was done, by whom")
+    add.add_argument("--from", dest="source", metavar="FILE", type=Path,
+                     help="instead of all that: bring in the rows of another ledger file that are not there yet")
     sync_parser = actions.add_parser("sync", help="fill in the scores of all submissions, by the kaggle tool")
     sync_parser.add_argument("kaggle_competition", help="its name on kaggle.com")
+    sync_parser.add_argument("--add", action="store_true", help="give scored submissions that no row knows a row")
+    sync_parser.add_argument("--competition", default="", metavar="NAME",
+                             help="what these rows call the competition (default: as Kaggle does)")
 
 
 def main(args: "Namespace") -> None:
@@ -40,7 +57,9 @@ def main(args: "Namespace") -> None:
     elif args.action == "sync":
         from src.ledger.sync import sync
 
-        sync(args.kaggle_competition)
+        sync(args.kaggle_competition, add_to=(args.competition or args.kaggle_competition) if args.add else "")
+    elif args.action == "add":
+        _add(args)
     else:
         every = read()
         rows = [row for row in every if args.competition in ("", row["competition"])]
@@ -78,3 +97,58 @@ def _score(args: "Namespace") -> None:
     for run_id, scores in given.items():
         row = score(run_id, **scores, replace=args.replace)
         print(f"{row['run_id']}: public {row['public'] or '-'}, private {row['private'] or '-'} ({row['score_kind']})")
+
+
+def _add(args: "Namespace") -> None:
+    """Add the row of a run done elsewhere, or the rows of another ledger file."""
+    from src.ledger.file import append, bring_in
+
+    if args.source:
+        num_added, num_rows = bring_in(args.source)
+        print(f"{args.source}: {num_added} rows added, {num_rows - num_added} were there already")
+        return
+    row = _elsewhere(args)
+    if append(row, once=True):
+        print(f"{row['run_id']}: added")
+    else:
+        print(f"{row['run_id']}: there already, so nothing was added; another --note makes it another run")
+
+
+def _elsewhere(args: "Namespace") -> dict[str, Any]:
+    """Return the row that `ledger add` describes; raises SettingError for anything that is missing or wrong."""
+    from src import experiments
+    from src.ledger.elsewhere import make_elsewhere_row
+    from src.settings.auto import check_limits
+    from src.settings.config import override, parse_assignments
+    from src.settings.parts import complete_experiment
+
+    if not (args.competition and args.experiment):
+        raise SettingError("ledger add: give --competition and --experiment, or --from FILE")
+    numbers = {option: _number(option, getattr(args, option)) for option in NUMBERS}
+    if all(numbers[option] is None for option in ("public", "private", "valid")):
+        raise SettingError("ledger add: give what the run has reached: --public, --private or --valid")
+    named, changes = experiments.get(args.experiment), parse_assignments(args.set)
+    experiment = complete_experiment(override(named, changes))
+    check_limits(experiment)
+    parent = named if changes else experiments.get(named.parent) if named.parent in experiments.names() else None
+    minutes = numbers.pop("minutes")
+    scores = {**numbers, "seconds": None if minutes is None else 60 * minutes}
+    if not numbers["public"] is numbers["private"] is None:
+        scores["score_kind"] = args.kind
+    return make_elsewhere_row(experiment, parent and complete_experiment(parent), changes, note=args.note,
+                              competition=args.competition, scores=scores)
+
+
+def _number(option: str, text: str | None) -> float | None:
+    """Return the number of an option; raises SettingError for what is none or out of bounds."""
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    limit = math.inf if option == "minutes" else 1
+    if not 0 <= value <= limit or value == math.inf:
+        raise SettingError(f"ledger add: --{option} {text}: " + (
+            "minutes are a number from 0 on" if option == "minutes" else "an accuracy lies between 0 and 1"))
+    return value

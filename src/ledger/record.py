@@ -41,5 +41,5 @@ def write_row(plan: Plan, result: dict[str, Any], parent: Experiment | None, com
             adapted = make_plan(plan.competition, plan.store_dir, parent).experiment
     if stage != "tune" and plan.is_done():
         result = {**result, **score_cells(plan.run)}
-    ledger.append(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
-                           result=result, parent=adapted, stage=stage, command=command), once=True)
+    ledger.record(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
+                           result=result, parent=adapted, stage=stage, command=command))

@@ -102,7 +102,7 @@ def _compare(digests: dict[str, set[str]], base_group: str) -> str:
     """Print mean and deviation of the base and of the best, in this order, and return how the best compares."""
     found = []
     for name, wanted in digests.items():
-        rows = [{**row, "parent_group": base_group} for row in ledger.read()
+        rows = [{**row, "parent_group": base_group} for row in ledger.known()
                 if row["digest"] in wanted and row["status"] == "ok" and row["stage"] != "tune"]
         found += groups(rows)
         last, num_seeds = found[-1], len(found[-1].rows)
