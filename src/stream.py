@@ -17,6 +17,7 @@ from src.base.files import lock
 from src.base.workspace import runs_dir, use_smoke_workspace, workspace_dir
 from src.competition.open import Competition, find_folder, open_competition
 from src.ledger import file as ledger
+from src.ledger.baselines import describe
 from src.ledger.row import make_blend_row
 from src.ledger.score import local_score, score_cells
 from src.preprocess import preprocess as build_store
@@ -199,6 +200,8 @@ def _local_score(competition: Competition, out: Path, run_id: str) -> None:
     score = local_score(competition, out)
     if score:
         print(f"local score: {score.text}, by the solution next to the data")
+        if lines := describe(competition.name, score.public, score.private):
+            print(lines)
         try:
             ledger.score(run_id, **score.halves, kind="local")
         except SpeakerIDError as error:

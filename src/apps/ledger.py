@@ -1,6 +1,8 @@
 """`python -m src ledger`: the ablation ledger's table, picture and scores."""
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,14 @@ def add_arguments(parser: "ArgumentParser") -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="table|plot|add|score|sync")
     table = actions.add_parser("table", help="print the ablation table, means and deviations over seeds")
     table.add_argument("--competition", default="", help="only this one")
-    table.add_argument("--format", choices=("text", "markdown"), default="text")
-    table.add_argument("--write", metavar="README.md", type=Path, help="put it between this file's markers")
+    table.add_argument("--columns", default="", metavar="A,B,…", help="these: the table's or the ledger's own")
+    table.add_argument("--sort", default="", metavar="COLUMN", help="the best first (default: as they were run)")
+    table.add_argument("--top", type=int, metavar="N", help="so many of each competition, by --sort, else by valid")
+    table.add_argument("--technique", default="", metavar="NAME",
+                       help="what changed it and what they changed: pooling, augment, optim.lr, …")
+    table.add_argument("--format", choices=("text", "md", "csv"), default="text",
+                       help="text fits the terminal; csv has every column as a number (default: %(default)s)")
+    table.add_argument("--write", metavar="README.md", type=Path, help="put it as Markdown between this file's markers")
     plot = actions.add_parser("plot", help="draw accuracy against time or parameters")
     plot.add_argument("--out", metavar="FILE.png", type=Path, default=Path("ablations.png"))
     plot.add_argument("--against", choices=("seconds", "params"), default="seconds")
@@ -77,9 +85,18 @@ def main(args: "Namespace") -> None:
             write_into(args.write, rows)
             print(args.write)
         else:
-            from src.ledger.table import table
+            print(_table(args, rows), end="")
 
-            print(table(rows, args.format), end="")
+
+def _table(args: "Namespace", rows: list[dict[str, str]]) -> str:
+    """Return the table that is asked for, as wide as the terminal."""
+    from src.ledger.table import View, table
+
+    if args.top is not None and args.top < 1:
+        raise SettingError(f"ledger table --top {args.top}: must be at least 1")
+    view = View(tuple(filter(None, args.columns.split(","))), args.sort, args.top, args.technique,
+                width=shutil.get_terminal_size().columns)
+    return table(rows, args.format, view if args.format == "text" else replace(view, width=None))
 
 
 def _score(args: "Namespace") -> None:

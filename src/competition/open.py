@@ -13,11 +13,12 @@ from pathlib import Path
 from src.base.errors import InputError, SettingError, nearest
 from src.base.workspace import DATA_DIR
 from src.competition.audio_folder import list_audio
-from src.competition.course import list_course
+from src.competition.course import is_course_data, list_course
 from src.competition.frames import list_frames
 from src.competition.names import file_name, folder_of, name_of
 from src.competition.utterances import Folders, Utterance, check_names
 
+COURSE, OTHER_YEARS = "ml2022spring-hw4", ("ml2023spring-hw4",)  # the course's competitions on kaggle.com
 NO_SCORE = "SPEAKER_ID_NO_SCORE"  # set to 1, no solution is read and no score printed
 LOOKED_FOR = {
     "course": ("metadata.json", "mapping.json"),
@@ -122,6 +123,19 @@ def find_solution(name: str) -> Path | None:
         return _solution(find_folder(name))
     except SettingError:  # the folder is gone
         return None
+
+
+def is_course(name: str) -> bool:
+    """Return whether a competition's data is the course's of 2022, as its name or the content of its folder tells.
+
+    The years have the same training part and other test parts, which only the name tells apart.
+    """
+    if name == COURSE or name in OTHER_YEARS:
+        return name == COURSE
+    try:
+        return is_course_data(find_folder(name))
+    except SettingError:  # the folder is gone
+        return False
 
 
 def _recognise(directory: Path) -> str:

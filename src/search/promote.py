@@ -17,8 +17,8 @@ from src.base.errors import RunError, SettingError
 from src.base.files import read_json, write_json
 from src.competition.open import open_competition
 from src.ledger import file as ledger
+from src.ledger.groups import effect, groups
 from src.ledger.row import group as group_of
-from src.ledger.table import effect, groups
 from src.runs.plan import make_plan
 from src.search.question import command_of, default_storage, store_of, studies_dir
 from src.search.space import space_for

@@ -9,8 +9,8 @@ from src.__main__ import main
 from src.base.errors import RunError
 from src.ledger import elsewhere, kaggle
 from src.ledger import file as ledger
+from src.ledger.groups import groups
 from src.ledger.kaggle import Submission
-from src.ledger.table import groups
 from tests.ledger.test_ledger import row
 
 NOTEBOOK = ["ledger", "add", "--competition", "hw4", "--experiment", "seed88", "--set", "encoder.d_model=512", "--set",
