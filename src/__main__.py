@@ -41,7 +41,7 @@ BESIDE = {  # stages beside it: module with add_arguments and main
     "bert_nli": ("src.apps.bert_nli.command", "BERT on labelled sentence pairs under the five fine-tuning regimes"),
     "conditions": ("src.apps.conditions", "a run's accuracy on held-out utterances as other sessions would give them"),
     "bench": ("src.apps.bench.command", "throughput and memory of each stage on this machine"),
-    "ledger": ("src.ledger.command", "the ablation ledger: table, plot, scores"),
+    "ledger": ("src.apps.ledger", "the ablation ledger: table, plot, scores"),
 }
 SHARED = ("train", "ablate")  # what may run in several processes at once
 

@@ -2,38 +2,24 @@
 
 A run's folds are averaged as log-posteriors. Several runs are blended with weights (and one temperature) that
 minimise the out-of-fold cross-entropy; test logits never enter that fit. Where the test predictions tell that every
-class has as many utterances, the test log-posteriors are matched to it (prior.py). Writes
+class has as many utterances, the test log-posteriors are matched to it (runs/even_classes.py). Writes
 data/runs/<competition>/ensemble-<digest8>/ with valid.npz, test.npz, pseudo_labels.npz and result.json.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from src.base.errors import SettingError
 from src.base.files import write_json
 from src.base.text import timestamp
-from src.runs import even_classes as prior
 from src.runs.folder import ClassCounts, Run, blend_digest, blend_of
-from src.runs.logits import accuracy, log_softmax, read_logits, save_logits
+from src.runs.logits import accuracy, log_softmax, save_logits
+from src.runs.predictions import Member, matched_to_even, read_member
 from src.runs.pseudo_labels import save_pseudo_labels
 from src.settings.folds import common_folds
 
 CROSS_FIT_PARTS = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A finished run's log-posteriors: rows (N,) of the store with scores (N, C), out-of-fold and test."""
-
-    run_id: str
-    result: dict[str, Any]
-    valid_rows: np.ndarray
-    valid: np.ndarray
-    test_rows: np.ndarray
-    test: np.ndarray
-    fold_tests: list[np.ndarray]  # of each fold that was held out
 
 
 def blend(runs: list[Run], labels: np.ndarray, classes: ClassCounts = "auto") -> Run:
@@ -49,7 +35,7 @@ def blend(runs: list[Run], labels: np.ndarray, classes: ClassCounts = "auto") ->
     members = [read_member(run) for run in sorted(runs, key=lambda run: run.directory)]
     fit = _fit(members, labels)
     stacked_test = np.stack([m.test for m in members])
-    test, matched = _matched(np.tensordot(fit.weights, stacked_test, 1), classes)
+    test, matched = matched_to_even(np.tensordot(fit.weights, stacked_test, 1), classes)
     if matched["num_changed"] is not None:
         print(f"  test: even classes (predicted counts scatter {matched['dispersion']:.2f} of what chance gives); "
               f"{matched['num_changed']} of {len(test)} answers changed to match")
@@ -57,7 +43,7 @@ def blend(runs: list[Run], labels: np.ndarray, classes: ClassCounts = "auto") ->
     save_logits(made.valid_path, fit.rows, fit.scores)
     save_logits(made.test_path, members[0].test_rows, test)
     folds = common_folds({m.result["folds"] for m in members})
-    by_fold = [_matched(np.tensordot(fit.weights, np.stack([m.fold_tests[k] for m in members]), 1), classes)[0]
+    by_fold = [matched_to_even(np.tensordot(fit.weights, np.stack([m.fold_tests[k] for m in members]), 1), classes)[0]
                for k in range(0 if folds == "all" else folds)]
     save_pseudo_labels(made.pseudo_labels_path, members[0].test_rows, by_fold, test)
     write_json(made.result_path, {
@@ -113,32 +99,6 @@ def _fit(members: list[Member], labels: np.ndarray) -> Fit:
     right = cross_fitted_accuracy(stacked, truth) if how else accuracy(blended, truth)
     print(f"  blend of {len(members)}: out-of-fold accuracy {right:.4f}{how}")
     return Fit(weights, rows, blended, right)
-
-
-def _matched(scores: np.ndarray, classes: ClassCounts) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return test scores (N, C), matched where the classes are even, and what was found and done."""
-    told = prior.estimate(scores)
-    if classes == "any" or (classes == "auto" and not told.is_even):
-        return scores, {"dispersion": told.dispersion, "num_changed": None}
-    matched = prior.match_even(scores)
-    return matched, {"dispersion": told.dispersion,
-                     "num_changed": int((matched.argmax(1) != scores.argmax(1)).sum())}
-
-
-def read_member(run: Run) -> Member:
-    """Return a run's log-posteriors: out-of-fold rows joined over folds, test averaged over folds."""
-    result = run.classified()
-    valid_rows, valid, test, test_rows = [], [], [], None
-    for fold in run.folds:
-        rows, scores = read_logits(fold.valid_path)
-        valid_rows.append(rows)
-        valid.append(log_softmax(scores))
-        test_rows, scores = read_logits(fold.test_path)
-        test.append(log_softmax(scores))
-    rows = np.concatenate(valid_rows)
-    order = np.argsort(rows, kind="stable")
-    return Member(result["run_id"], result, rows[order], np.concatenate(valid)[order], test_rows,
-                  np.mean(test, axis=0), test if len(rows) else [])
 
 
 def fit_weights(stacked: np.ndarray, labels: np.ndarray) -> np.ndarray:

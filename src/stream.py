@@ -4,7 +4,6 @@ This is the only file that knows all stages; the stages themselves meet through 
 """
 
 import argparse
-import math
 import shlex
 import time
 from dataclasses import replace
@@ -13,12 +12,14 @@ from typing import Any
 
 from src import experiments
 from src.base import distributed
-from src.base.errors import RunError, SettingError
+from src.base.errors import RunError, SettingError, SpeakerIDError
 from src.base.files import lock
 from src.base.workspace import runs_dir, use_smoke_workspace, workspace_dir
 from src.competition.open import Competition, find_folder, open_competition
 from src.ledger import file as ledger
+from src.ledger.baselines import describe
 from src.ledger.row import make_blend_row
+from src.ledger.score import local_score, score_cells
 from src.preprocess import preprocess as build_store
 from src.runs.folder import ClassCounts, Run, blend_of
 from src.runs.plan import Plan, can_hold_out, make_plan
@@ -33,7 +34,6 @@ def run(options: argparse.Namespace) -> None:
     """Run every stage that is not done yet, from raw competition to submission.csv."""
     started = time.monotonic()
     _out(options)  # told before anything is trained
-    ledger.read()  # and so is a ledger that could not take the row
     competition, experiment = _setting(options)
     with lock(workspace_dir() / "data" / f".{competition.name}.lock",
               f"another run on {competition.name} is under way in this checkout; waiting for it"):
@@ -95,7 +95,8 @@ def ensemble(options: argparse.Namespace) -> None:
     if len(runs) > 1 and is_dated and not ledger.contains(result["digest"], result["finished"]):
         words = ["bash", "run.sh", "ensemble", *options.runs]
         words += [] if options.classes == "auto" else ["--classes", options.classes]
-        ledger.append(make_blend_row(result, competition=blend.competition, command=shlex.join(words)), once=True)
+        row = make_blend_row(result, competition=blend.competition, command=shlex.join(words))
+        ledger.record(row | score_cells(blend))
     print(f"blend: {blend.run_id}")
 
 
@@ -212,16 +213,12 @@ def _write(competition: Competition, store_dir: Path, blend: Run, out: Path, nam
 
 
 def _local_score(competition: Competition, out: Path, run_id: str) -> None:
-    from src.submit import local_score
-
     score = local_score(competition, out)
     if score:
-        halves = f"; public half {score.public:.4f}, private half {score.private:.4f}"
-        print(f"local score: {score.total:.4f} ({score.num_right} of {score.num_total}"
-              f"{'' if math.isnan(score.public + score.private) else halves}; from the solution file beside the data)")
-        known = {half: value for half, value in (("public", score.public), ("private", score.private))
-                 if math.isfinite(value)}
+        print(f"local score: {score.text}, by the solution next to the data")
+        if lines := describe(competition.name, score.public, score.private):
+            print(lines)
         try:
-            ledger.score(run_id, **known, kind="local")
-        except SettingError as error:
-            print(f"  not in the ledger: {error}")
+            ledger.score(run_id, **score.halves, kind="local")
+        except SpeakerIDError as error:
+            print(f"  not in the ledger: {str(error).partition('. ')[0]}")

@@ -1,36 +1,20 @@
-"""Stage 4: blended test logits and the competition in, a checked submission.csv out; local scores where known."""
+"""Stage 4: blended test logits and the competition in, a checked submission.csv out."""
 
 import csv
 import shutil
-import unicodedata
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from src.base.errors import InputError, RunError
+from src.base.errors import RunError
 from src.base.files import atomic_open
 from src.base.git import is_tracked
-from src.base.tables import header_of, read_csv
-from src.base.text import shown, some
+from src.base.text import some
 from src.base.workspace import submissions_dir
 from src.competition.open import Competition
-from src.competition.submission_form import COLUMNS
 from src.runs.folder import Run
 from src.runs.logits import read_logits
 from src.store.table import Table
-
-HALVES = ("Public", "Private")
-
-
-class Score(NamedTuple):
-    """Accuracy on the two halves of a solution file and on all of it."""
-
-    public: float
-    private: float
-    total: float
-    num_right: int
-    num_total: int
 
 
 def write_submission(competition: Competition, store: Table, blend: Run, out: Path, name: str,
@@ -70,35 +54,3 @@ def write_submission(competition: Competition, store: Table, blend: Run, out: Pa
         with atomic_open(kept, "wb") as file, open(out, "rb") as source:
             shutil.copyfileobj(source, file)
     return kept
-
-
-def local_score(competition: Competition, submission: Path) -> Score | None:
-    """Return the accuracy against the competition's solution file; None where no solution lies beside the data.
-
-    A solution may cover a part of the test utterances; its columns are called Id and Category, or as the submission's.
-    Raises InputError naming the line that is wrong.
-    """
-    if competition.solution_path is None:
-        return None
-    id_name, answer_name = competition.form.names
-    answers = {row[id_name]: row[answer_name] for row in read_csv(submission, (id_name, answer_name)).values()}
-    if not {id_name, answer_name} <= set(header_of(competition.solution_path)):
-        id_name, answer_name = COLUMNS
-    names = {unicodedata.normalize("NFC", name): name for name in competition.speakers}
-    halves: dict[str, list[bool]] = {half: [] for half in HALVES}
-    for line, row in read_csv(competition.solution_path, (id_name, answer_name), ("Usage",)).items():
-        half = (row.get("Usage") or HALVES[0]).capitalize()
-        if row[id_name] not in answers:
-            raise InputError(f"{competition.solution_path}: line {line}: id {shown(row[id_name])} is not in "
-                             f"{submission}, or stands twice")
-        if half not in HALVES:
-            raise InputError(f"{competition.solution_path}: line {line}: Usage {shown(half)}; write "
-                             f"{' or '.join(HALVES)}")
-        speaker = names.get(unicodedata.normalize("NFC", row[answer_name]))
-        if speaker is None:
-            raise InputError(f"{competition.solution_path}: line {line}: {answer_name} {shown(row[answer_name])} is no "
-                             f"speaker of the competition, which has {some(sorted(names))}")
-        halves[half].append(answers.pop(row[id_name]) == speaker)
-    hits = [hit for half in halves.values() for hit in half]
-    mean = [sum(half) / len(half) if half else float("nan") for half in (*halves.values(), hits)]
-    return Score(*mean, sum(hits), len(hits))

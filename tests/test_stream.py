@@ -121,14 +121,41 @@ def test_a_stopped_run_does_not_stand_before_a_finished_one(frames_dir, workspac
     (stopped / "experiment.json").touch()
     assert main(["submit", "toy_frames/course", "--data", str(frames_dir), "--out", str(workspace / "a.csv")]) == 0
     assert (workspace / "submissions" / "toy_frames" / "course.csv").exists(), "as `run` calls it"
-    (workspace / "ablations.csv").write_text("changed\n")
-    capsys.readouterr()
-    assert main(["run", "--data", str(frames_dir), *TINY, "--set", "seed=3"]) == 3
-    assert "[1/4]" not in capsys.readouterr().out, "a ledger that could not take the row is told before the work"
     assert Run.find("toy_frames/course").directory.name == run_id.partition("/")[2]
     assert main(["preprocess", "--data", str(frames_dir), *TINY, "--set", "optim.lr=-1"]) == 2
     assert main(["train", "--data", str(frames_dir), *TINY, "--set", "head.name=linear"]) == 2
     assert "--set head=linear takes another part" in capsys.readouterr().err
+
+
+def test_a_ledger_that_cannot_be_read_stops_no_training_and_loses_no_row(solved_dir, workspace, capsys):
+    run = ["run", "--data", str(solved_dir), *TINY]
+    path, aside = workspace / "ablations.csv", workspace / "ablations.rows.csv"
+    assert main(run) == 0
+    whole = path.read_bytes()
+    damaged = whole.replace(b",ours,train,", b",ours,trian,")
+    path.write_bytes(damaged)
+    assert main([*run, "--set", "seed=1"]) == 0
+    said = capsys.readouterr().out
+    assert f"ledger: {path}, line 2: stage is 'trian'" in said
+    assert f"its row is in {aside} instead" in said
+    assert main([*run, "--set", "seed=1"]) == 0, "and once more, where nothing is trained and the row is there"
+    ladder = ["--ladder", "lab", "--steps", "2", "--seeds", "1", "--set", "train.crop_frames=5"]
+    assert main(["ablate", "--data", str(solved_dir), *ladder]) == 0
+    assert "lab_conformer_norm  " in capsys.readouterr().out, "the table has the rungs"
+    assert path.read_bytes() == damaged
+    assert [row["seeds"] for row in ledger.read(aside)] == ["1", "0", "0", "0", "0"]
+    assert ledger.read(aside)[0]["score_kind"] == "local"
+    assert main(["ledger", "add", "--from", str(aside)]) == 3
+    assert "'trian'" in capsys.readouterr().err
+    rows = ledger.read(aside)
+    path.write_bytes(whole)
+    assert main(["ledger", "add", "--from", str(aside)]) == 0
+    assert "5 rows added, 0 were there already" in capsys.readouterr().out
+    assert ledger.read()[1:] == rows
+    assert path.read_bytes().startswith(whole)
+    assert not aside.exists()
+    assert main([*run, "--set", "seed=1"]) == 0
+    assert len(ledger.read()) == 6, "it is known to be there"
 
 
 def test_what_cannot_be_blended_or_submitted_is_told_in_a_line(frames_dir, workspace, capsys):

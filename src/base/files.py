@@ -5,7 +5,9 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -65,10 +67,11 @@ def digest(content: Any) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path, wait_message: str = "") -> Iterator[None]:
+def lock(path: Path, wait_message: str = "", timeout_s: float = math.inf) -> Iterator[None]:
     """Hold an exclusive lock file; where another process has it, print `wait_message` and wait for it.
 
-    The kernel releases the lock when its holder dies, so a kill never leaves it behind.
+    The kernel releases the lock when its holder dies, so a kill never leaves it behind. Raises TimeoutError where it is
+    held for `timeout_s`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +81,22 @@ def lock(path: Path, wait_message: str = "") -> Iterator[None]:
         except BlockingIOError:
             if wait_message:
                 print(wait_message, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if timeout_s == math.inf:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            else:
+                _wait_for_lock(file, timeout_s)
         yield
+
+
+def _wait_for_lock(file: IO, timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise TimeoutError(errno.ETIMEDOUT, f"another process has held its lock for {timeout_s:g} s") from error
+            time.sleep(0.02)
 
 
 def is_held(lock_path: Path) -> bool:

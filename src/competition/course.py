@@ -14,6 +14,17 @@ from src.base.text import shown, some
 from src.competition.plain_paths import plain_paths
 from src.competition.utterances import Folders, Utterance, check_paths
 
+NUM_SPEAKERS, FIRST_SPEAKER, A_SPEAKER = 600, "id00464", "id03074"  # of the course's data, of VoxCeleb2
+
+
+def is_course_data(directory: Path) -> bool:
+    """Return whether a folder in the course's format holds the course's own speakers, as its mapping numbers them."""
+    try:
+        mapping = read_json(directory / "mapping.json")["speaker2id"]
+        return len(mapping) == NUM_SPEAKERS and mapping.get(FIRST_SPEAKER) == 0 and A_SPEAKER in mapping
+    except (InputError, KeyError, TypeError, AttributeError):
+        return False
+
 
 def list_course(directory: Path, folders: Folders) -> tuple[str, int, list[str], list[Utterance]]:
     """Return the kind of feature, its number of bands, the speakers by index and the utterances."""

@@ -14,13 +14,14 @@ from pathlib import Path
 from src.base.errors import InputError, SettingError, nearest
 from src.base.workspace import DATA_DIR
 from src.competition.audio_folder import list_audio
-from src.competition.course import list_course
+from src.competition.course import is_course_data, list_course
 from src.competition.frames import list_frames
 from src.competition.names import file_name, folder_of, name_of
 from src.competition.nearby import inner_folder, what_lies_there
 from src.competition.submission_form import Form, matched, read_form
 from src.competition.utterances import Folders, Utterance, check_names
 
+COURSE, OTHER_YEARS = "ml2022spring-hw4", ("ml2023spring-hw4",)  # the course's competitions on kaggle.com
 NO_SCORE = "SPEAKER_ID_NO_SCORE"  # set to 1, no solution is read and no score printed
 LOOKED_FOR = {
     "course": ("metadata.json", "mapping.json"),
@@ -138,10 +139,14 @@ def _recognised(directory: Path) -> Path:
 
 
 def _solution(directory: Path) -> Path | None:
-    """Return the solution that lies in a folder, unless SPEAKER_ID_NO_SCORE=1 hides it while choices are made."""
+    """Return the solution that lies in a folder, unless it is hidden."""
     path = directory / "solution.csv"
-    is_hidden = os.environ.get(NO_SCORE, "") not in ("", "0")
-    return path if path.is_file() and not is_hidden else None
+    return path if path.is_file() and not is_hidden() else None
+
+
+def is_hidden() -> bool:
+    """Return whether SPEAKER_ID_NO_SCORE=1 hides solutions, while choices are made."""
+    return os.environ.get(NO_SCORE, "") not in ("", "0")
 
 
 def _find(data: str | Path) -> Path:
@@ -168,6 +173,19 @@ def find_folder(name: str) -> Path:
         if entry.is_dir() and file_name(entry.name) == name:
             return entry
     raise SettingError(f"the competition '{name}' has no folder under data/; give its folder with --data")
+
+
+def is_course(name: str) -> bool:
+    """Return whether a competition's data is the course's of 2022, as its name or the content of its folder tells.
+
+    The years have the same training part and other test parts, which only the name tells apart.
+    """
+    if name == COURSE or name in OTHER_YEARS:
+        return name == COURSE
+    try:
+        return is_course_data(find_folder(name))
+    except SettingError:  # the folder is gone
+        return False
 
 
 def recognise(directory: Path) -> str:

@@ -43,6 +43,10 @@ class Form:
         """Return the sample's ids in its order."""
         return [row[self.id_column] for row in self.rows]
 
+    def by_id(self, answers: Mapping[str, str]) -> dict[str, str]:
+        """Return {Id as the submission has it: speaker} of answers {test utterance: speaker}."""
+        return dict(zip(self.ids, map(answers.__getitem__, self.utt_ids))) if self.rows else dict(answers)
+
     def filled(self, answers: Mapping[str, str]) -> Iterator[list[str]]:
         """Yield the submission's rows; answers: {test utterance: speaker} in the competition's order."""
         for utt_id, row in zip(self.utt_ids, self.rows) if self.rows else ((name, (name, "")) for name in answers):

@@ -43,6 +43,11 @@ class Submission:
     private: float | None
     ref: str = ""
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether Kaggle has accepted it and gives a score."""
+        return self.status == "complete" and not (self.public is None and self.private is None)
+
 
 def submissions(competition: str) -> list[Submission]:
     """Return the newest 200 of the account's submissions to a competition, newest first.

@@ -1,8 +1,9 @@
 """The ledger as a picture: accuracy against training time or parameters, a panel for each competition.
 
-In: the ledger's groups of runs. Out: a PNG. Ours and the published rows differ in colour and marker; error bars are
-the sample deviation over seeds. A filled marker is the validation; on the same line the hollow one is the leaderboard,
-the diamond the validation in other sessions: what lies between is what a random split flatters by.
+In: the ledger's groups of runs. Out: a PNG. Our rows and others' differ in colour and marker; error bars are the sample
+deviation over seeds; dashed lines are the grading lines. A filled marker is the validation; on the same line the hollow
+one is the leaderboard, the diamond the validation in other sessions: what lies between is what a random split flatters
+by.
 """
 
 import math
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 from src.base.errors import InputError
 from src.base.files import atomic_open
-from src.ledger.table import Group, groups
+from src.ledger.baselines import Line, read_lines
+from src.ledger.groups import Group, data_names, groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AXES = {"seconds": "training time, minutes (as recorded; machines differ)", "params": "parameters, millions"}
 UNIT = {"seconds": 60.0, "params": 1e6}
-LOOKS = {"ours": ("#1f5fa8", "o"), "published": ("#c4561b", "s"), "trial": ("#9a9a9a", ".")}
+LOOKS = {"ours": ("#1f5fa8", "o"), "elsewhere": ("#5b8c3a", "^"), "published": ("#c4561b", "s"),
+         "trial": ("#9a9a9a", ".")}
 NAMED = 24  # as many names as fit beside a panel
 
 
@@ -29,10 +32,11 @@ def plot(out_png: Path, rows: list[dict[str, str]], against: Literal["seconds", 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    data = data_names(rows)
     panels: dict[tuple[str, str], list[Group]] = {}
     for group in groups(rows):
         if group.values(against) and (group.values("valid") or group.values(_test(group))):
-            panels.setdefault((group.last["competition"], group.last["metric"]), []).append(group)
+            panels.setdefault((data[group.last["competition"]], group.last["metric"]), []).append(group)
     if not panels:
         raise InputError(f"ledger: no finished run has {against} and an accuracy to draw; "
                          "published rows have no parameter counts")
@@ -44,9 +48,12 @@ def plot(out_png: Path, rows: list[dict[str, str]], against: Literal["seconds", 
     try:
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
-        for axis, ((name, metric), members) in zip(axes.flat, ours_first):
+        for axis, ((_, metric), members) in zip(axes.flat, ours_first):
             _panel(axis, members, against)
-            axis.set(title=name, xlabel=AXES[against], ylabel=metric)
+            if metric == "accuracy":
+                _grading_lines(axis, read_lines(members[-1].last["competition"]))
+            names = dict.fromkeys(group.last["competition"] for group in members)
+            axis.set(title=", ".join(names), xlabel=AXES[against], ylabel=metric)
         with atomic_open(Path(out_png), "wb") as file:
             figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
     finally:
@@ -79,8 +86,7 @@ def _panel(axis: "Axes", members: list[Group], against: str) -> None:
                                   markersize=5 if column == "shifted" else 6.5, capsize=4, zorder=3)
             what = {"valid": "validation", "shifted": "validation, other sessions"}.get(
                 column, f"{column} score" + (f" ({group.score_kind})" if group.score_kind != "published" else ""))
-            who = "ours" if group.last["source"] == "ours" else "published"
-            legend.setdefault(f"{who}, {what}", drawn)
+            legend.setdefault(f"{group.last['source']}, {what}", drawn)
         points.append((x, heights[0], group.last["experiment"], len(group.rows)))
     if points and max(point[0] for point in points) > 20 * min(point[0] for point in points) > 0:
         axis.set_xscale("log")
@@ -89,6 +95,17 @@ def _panel(axis: "Axes", members: list[Group], against: str) -> None:
     axis.grid(alpha=0.25)
     _write_names(axis, points)
     axis.legend(legend.values(), legend.keys(), fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+
+
+def _grading_lines(axis: "Axes", lines: tuple[Line, ...]) -> None:
+    """Draw the grading lines that lie within the panel, each with its name."""
+    half = "private" if any(not math.isnan(line.private) for line in lines) else "public"
+    low, high = axis.get_ylim()
+    for line in lines:
+        if low <= line.value(half) <= high:
+            axis.axhline(line.value(half), color="#777777", linestyle="--", linewidth=0.8, zorder=1)
+            axis.annotate(line.name, (0.01, line.value(half)), xycoords=axis.get_yaxis_transform(), fontsize=7,
+                          va="bottom", color="#555555")
 
 
 def _write_names(axis: "Axes", points: list[tuple[float, float, str, int]]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from src.base.errors import DivergedError, SettingError
 from src.ledger import file as ledger
 from src.ledger.row import make_row
+from src.ledger.score import score_cells
 from src.runs.plan import Plan, make_plan
 from src.settings.config import Experiment, override
 
@@ -31,12 +32,14 @@ def do_once(plan: Plan, work: Callable[[], dict[str, Any]], write: Callable[[dic
 
 
 def write_row(plan: Plan, result: dict[str, Any], parent: Experiment | None, command: str, stage: str) -> None:
-    """Append the row of a run that ended."""
+    """Append the row of a run that ended, with its scores where a solution is there; a search's trials have none."""
     adapted = None
     if parent:
         if parent.train.pseudo_labels:  # whose name may fit several runs by now: what else differs is what was asked
             parent = override(parent, {"train.pseudo_labels": plan.experiment.train.pseudo_labels})
         with contextlib.suppress(SettingError):  # a parent that cannot be run here
             adapted = make_plan(plan.competition, plan.store_dir, parent).experiment
-    ledger.append(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
-                           result=result, parent=adapted, stage=stage, command=command), once=True)
+    if stage != "tune" and plan.is_done():
+        result = {**result, **score_cells(plan.run)}
+    ledger.record(make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
+                           result=result, parent=adapted, stage=stage, command=command))

@@ -6,7 +6,7 @@ In: a run's experiment as trained, its parent's, and its figures. Out: {column: 
 import json
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from src.base.errors import SettingError
@@ -42,7 +42,7 @@ COLUMNS = ("date", "source", "stage", "competition", "run_id", "experiment", "pa
            "status", "commit", "digest", "group", "parent_group", "command", "note")
 NUMBERS = ("params", "steps", "train", "valid", "shifted", "public", "private", "seconds")
 CHOICES = {
-    "source": ("ours", "published"),
+    "source": ("ours", "elsewhere", "published"),
     "stage": ("train", "pretrain", "ablate", "tune", "ensemble", ""),
     "score_kind": ("kaggle", "local", "published", ""),
     "status": ("ok", "failed", "pruned"),
@@ -62,10 +62,7 @@ def make_row(experiment: Experiment, *, competition: str, run_id: str, digest: s
     default), seconds. What is missing comes from the experiment or stays empty.
     command: the shell command that runs it again.
     """
-    flat = flatten(experiment)
-    row: dict[str, Any] = {column: next((flat[key] for key in keys if key in flat), None)
-                           for column, keys in TECHNIQUES.items()}
-    row["augment"] = "+".join(part.name for part in experiment.augment)
+    row = techniques(experiment)
     row |= {"steps": experiment.train.steps, "folds": experiment.folds, "seeds": experiment.seed, "metric": "accuracy",
             "device": experiment.train.device, "status": "ok", "note": ""}
     row |= {key: result[key] for key in (*FIGURES, "status", "note") if key in result}
@@ -84,6 +81,14 @@ def make_row(experiment: Experiment, *, competition: str, run_id: str, digest: s
         "parent_group": group(parent) if parent else "",
         "command": command,
     }
+
+
+def techniques(experiment: Experiment) -> dict[str, Any]:
+    """Return the cells of an experiment's techniques; those that the data would choose ("auto") are None."""
+    flat = flatten(experiment)
+    row = {column: next((flat[key] for key in keys if key in flat), None) for column, keys in TECHNIQUES.items()}
+    row["augment"] = None if experiment.augment == "auto" else "+".join(part.name for part in experiment.augment)
+    return {column: None if value == "auto" else value for column, value in row.items()}
 
 
 def make_blend_row(result: Mapping[str, Any], *, competition: str, command: str) -> dict[str, Any]:
@@ -171,11 +176,8 @@ def to_cell(column: str, value: Any) -> str:
     raise SettingError(f"ledger: column '{column}' cannot hold a {type(value).__name__}: {value!r}")
 
 
-def problem_of(cells: Sequence[str]) -> str:
+def problem_of(row: Mapping[str, str]) -> str:
     """Return what is wrong with a row's cells, or ""."""
-    if len(cells) != len(COLUMNS):
-        return f"{len(cells)} fields, not {len(COLUMNS)}"
-    row = dict(zip(COLUMNS, cells))
     for column, choices in CHOICES.items():
         if row[column] not in choices:
             return f"{column} is {row[column]!r}, not one of {', '.join(filter(None, choices))}"

@@ -1,120 +1,64 @@
 """The ledger as a table: one line for each settings that were run, with mean and deviation over their seeds.
 
-In: the ledger's rows. Out: Markdown or plain text, a part for each competition, ours and the published rows apart;
-`write_into` puts it between the README's markers. `groups` is what the picture draws too.
+In: the ledger's rows. Out: text that fits a terminal, Markdown or CSV, a part for each competition, others' rows marked
+next to ours; `write_into` puts the Markdown between a README's markers.
 """
 
+import csv
+import io
 import math
-import statistics
+import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from src.base.errors import InputError
 from src.base.files import atomic_open
+from src.ledger.baselines import read_lines
+from src.ledger.columns import FEW, FIGURES, SHOWN, USUAL, Column, Part, changes, find_column
+from src.ledger.groups import Group, concerning, data_names, effect, groups
+from src.ledger.row import TECHNIQUES
+from src.ledger.sheet import Row
 
-SAME = ("source", "competition", "metric", "steps", "folds")  # what rows must share to be compared at all
-FEW = 4  # changes that are shown whole; of more those are left out that a column of their own shows
-OWN_COLUMN = {"encoder", "encoder.num_layers", "encoder.num_heads", "encoder.d_model", "encoder.dropout", "pooling",
-              "embedding.batch_norm", "head", "head.scale", "head.margin", "train.batch_size", "train.steps", "folds"}
+Format = Literal["text", "md", "csv"]
+SOURCES = ("ours", "elsewhere", "published")  # the order within a part
 BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 
 
 @dataclass(frozen=True)
-class Group:
-    """Finished runs of the same settings on the same competition, one row a seed; a published row is alone."""
+class View:
+    """What is asked of a table.
 
-    rows: tuple[dict[str, str], ...]
-
-    @property
-    def last(self) -> dict[str, str]:
-        """The newest row, for the cells that all rows share."""
-        return self.rows[-1]
-
-    @property
-    def score_kind(self) -> str:
-        """The kind of the scores shown: a Kaggle score before a local one, never both in a mean."""
-        return max((row["score_kind"] for row in self.rows), key=lambda kind: (kind == "kaggle", kind))
-
-    def values(self, column: str) -> list[float]:
-        """Return a column's numbers; for public and private only those of `score_kind`."""
-        rows = self.rows
-        if column in ("public", "private"):
-            rows = tuple(row for row in rows if row["score_kind"] == self.score_kind)
-        return [float(row[column]) for row in rows if row[column]]
-
-    def mean(self, column: str) -> float:
-        """Return the mean of a column, NaN where no row has it."""
-        values = self.values(column)
-        return statistics.fmean(values) if values else math.nan
-
-    def deviation(self, column: str) -> float:
-        """Return the sample standard deviation of a column over the seeds, NaN for fewer than two."""
-        values = self.values(column)
-        return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def groups(rows: list[dict[str, str]]) -> list[Group]:
-    """Return the finished runs by settings, in order of first appearance.
-
-    A seed that was run again (on other code) counts once, with its newest row, which keeps the older row's scores where
-    it is the same run and has none of its own. A search's trials, chosen among many, are groups of their own. Published
-    rows, and blends of several runs, stay alone.
+    columns: their names, () for all that have a cell, of which a terminal shows the usual ones. sort: a column, the
+    best first. top: so many lines, the best by `sort` or else by valid. technique: settings that changed it, and what
+    they changed. width: characters of a line of text, None for as many as there are.
     """
-    found: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
-    for at, row in enumerate(rows):
-        if row["status"] == "ok":
-            joins = row["source"] == "ours" and row["group"] and row["stage"] != "ensemble"
-            is_trial = row["stage"] == "tune"
-            key = (*(row[column] for column in SAME), row["group"], str(is_trial)) if joins else (str(at),)
-            older = found.setdefault(key, {}).pop(row["seeds"], None)
-            if older and older["digest"] == row["digest"]:
-                row = _keeping(older, row, ("public", "private", "score_kind"))
-                row = _keeping(older, row, ("shifted", "conditions"))
-            found[key][row["seeds"]] = row
-    return [Group(tuple(by_seed.values())) for by_seed in found.values()]
+
+    columns: tuple[str, ...] = ()
+    sort: str = ""
+    top: int | None = None
+    technique: str = ""
+    width: int | None = None
 
 
-def _keeping(older: dict[str, str], row: dict[str, str], columns: tuple[str, ...]) -> dict[str, str]:
-    """Return `row` with an older row's cells in these columns, unless it has any of them itself."""
-    return row if any(row[column] for column in columns) else row | {column: older[column] for column in columns}
+EVERYTHING = View()
 
 
-def effect(group: Group, every: list[Group], column: str = "valid") -> tuple[float, float] | None:
-    """Return a group's difference to its parent and the noise of that difference; None without a parent to compare.
+def table(rows: Sequence[Row], format: Format = "md", view: View = EVERYTHING) -> str:
+    """Return the ablation table of ledger rows, as `ledger.read` returns them.
 
-    The noise is twice the standard error of the difference of two means. Its deviation over seeds is pooled from the
-    two groups, or else that of the group with the most seeds among those of the same competition, steps and folds, the
-    nearest in accuracy where several have as many; NaN where nothing was run on two seeds.
+    Raises InputError for no row, SettingError for a column or a technique that there is not.
     """
-    same = [other for other in every if all(other.last[column] == group.last[column] for column in SAME)]
-    same.sort(key=lambda other: other.last["stage"] == "tune")  # a run stands before a trial of the same settings
-    parent = next((other for other in same if group.last["parent_group"] and other is not group
-                   and other.last["group"] == group.last["parent_group"]), None)
-    if parent is None or not parent.values(column) or not group.values(column):
-        return None
-    pooled = [item for item in (group, parent) if len(item.values(column)) > 1]
-    pooled = pooled or [max(same, key=lambda other: (len(other.values(column)),
-                                                     -abs(other.mean(column) - group.mean(column))))]
-    freedom = sum(len(item.values(column)) - 1 for item in pooled)
-    variance = sum(item.deviation(column) ** 2 * (len(item.values(column)) - 1) for item in pooled)
-    noise = math.nan
-    if freedom:
-        noise = 2 * math.sqrt(variance / freedom * (1 / len(group.values(column)) + 1 / len(parent.values(column))))
-    return group.mean(column) - parent.mean(column), noise
-
-
-def table(rows: list[dict[str, str]], format: Literal["markdown", "text"] = "markdown") -> str:
-    """Return the ablation table of ledger rows, as `ledger.read` returns them. Raises InputError for none."""
     if not rows:
         raise InputError("ledger: no row to show yet; a run appends one: `bash run.sh`")
-    keys = dict.fromkeys((row["source"], row["competition"], row["metric"]) for row in rows)
-    return "\n".join(
-        _part(*key, [row for row in rows if (row["source"], row["competition"], row["metric"]) == key], format)
-        for source in ("ours", "published") for key in keys if key[0] == source
-    )
+    parts = [(each, _listed(part, view), part) for each, part in _parts(rows)]
+    if format == "csv":
+        return _csv([(listed, part) for _, listed, part in parts], view)
+    shown = [_part(each, listed, part, format, view) for each, listed, part in parts
+             if listed or not view.technique]
+    return "\n".join(shown) or f"ledger: no run has changed {view.technique}\n"
 
 
 def write_into(readme_path: Path, rows: list[dict[str, str]]) -> None:
@@ -132,117 +76,153 @@ def write_into(readme_path: Path, rows: list[dict[str, str]]) -> None:
         file.write(f"{before}{BEGIN}\n{table(rows)}{END}{after}")
 
 
-def _part(source: str, competition: str, metric: str, rows: list[dict[str, str]], format: str) -> str:
-    every = groups(rows)
-    trials = [group for group in every if {row["stage"] for row in group.rows} == {"tune"}]
-    listed = [group for group in every if group not in trials]
-    bold = "**" if format == "markdown" else ""
-    if source == "ours":
-        counts = Counter(row["status"] for row in rows)
-        said = ", ".join(f"{counts[status]} {status}" for status in ("failed", "pruned") if counts[status])
-        about = f"{len(rows)} runs{f', {said}' if said else ''}; mean ± deviation over n seeds"
+def _parts(rows: Sequence[Row]) -> list[tuple[list[Row], Part]]:
+    """Return the rows of each competition's data and metric, with their groups; those with rows of ours first."""
+    data = data_names(rows)
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: SOURCES.index(row["source"])):
+        found.setdefault((data[row["competition"]], row["metric"]), []).append(row)
+    return [(each, Part(groups(each), read_lines(each[0]["competition"]))) for each in found.values()]
+
+
+def _listed(part: Part, view: View) -> list[Group]:
+    """Return the groups that have a line, in their order; a search's trials have none."""
+    every = concerning(part.groups, view.technique) if view.technique else part.groups
+    listed = [group for group in every if not _is_trial(group)]
+    if not (view.sort or view.top):
+        return listed
+    column = find_column(view.sort or "valid")
+    if column.number is None:
+        listed.sort(key=lambda group: column.show(group, part))
     else:
-        about = "single runs by others, in no mean of ours"
-    lines = [f"{bold}{competition}, {source}{bold} ({metric}; {about})"]
-    if listed:
-        cells = [{name: show(group, every) for name, show in SHOWN.items()} for group in listed]
-        names = [name for name in SHOWN if any(row[name] for row in cells)]
-        lines += ["", *_grid([names, *([row[name] for name in names] for row in cells)], format)]
-    if trials:
+        sign = 1 if part.smaller_is_better or column.name in ("time", "seconds") else -1
+        numbers = {id(group): sign * column.number(group, part) for group in listed}
+        listed.sort(key=lambda group: (math.isnan(numbers[id(group)]), numbers[id(group)]))
+    return listed[:view.top]
+
+
+def _is_trial(group: Group) -> bool:
+    return {row["stage"] for row in group.rows} == {"tune"}
+
+
+def _part(rows: list[Row], listed: list[Group], part: Part, format: Format, view: View) -> str:
+    """Return a part of the table: its title, its lines, and what they leave out."""
+    bold = "**" if format == "md" else ""
+    names = ", ".join(dict.fromkeys(row["competition"] for row in rows))
+    title = f"{bold}{names}{bold} ({rows[0]['metric']}; {_about(rows)})"
+    columns = _columns(listed, part, view)
+    cells = [[column.show(group, part).replace("\n", " ") for column in columns] for group in listed]
+    shown = {column.name for column in columns}
+    if format == "md":
+        grid = _markdown(columns, cells)
+    else:
+        grid, shown = _text(columns, cells, view)
+    notes = _notes(listed, part, shown, view)
+    if format == "text" and view.width:
+        title, *notes = [textwrap.fill(line, view.width) for line in (title, *notes)]
+    blocks = [title, *["\n".join(grid)] * bool(listed), *notes]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _notes(listed: list[Group], part: Part, shown: set[str], view: View) -> list[str]:
+    """Return what the lines of a part leave out, and what their signs mean."""
+    notes = []
+    trials = [group for group in part.groups if _is_trial(group)]
+    if trials and not view.technique:
         best = max((group for group in trials if group.values("valid")), key=lambda group: group.mean("valid"),
                    default=trials[0])
-        lines += ["", f"Not listed: {len(trials)} settings that the search tried; "
-                  f"the best, {best.last['run_id']}, has valid {_mean(best, 'valid') or 'unknown'}."]
-    if any(_changed(group.last) != group.last["changed"] for group in listed):
-        lines += ["", f"changed: of more than {FEW} changes those are left out that another column shows; the ledger "
-                  "has them all."]
-    if any(effect(group, every) for group in listed):
-        lines += ["", 'Δ valid: the difference to the parent at equal steps and folds; "no change" where it lies '
-                  'within twice its standard error, "?" where nothing was run on two seeds to tell.']
-    return "\n".join(lines) + "\n"
+        notes.append(f"Not listed: {len(trials)} settings that the search tried; the best, {best.last['run_id']}, has "
+                     f"valid {SHOWN['valid'].show(best, part) or 'unknown'}.")
+    if "changed" in shown and any(changes(group) != group.last["changed"] for group in listed):
+        notes.append(f"changed: of more than {FEW} changes those are left out that another column shows; the ledger "
+                     "has them all.")
+    if "effect" in shown and any(effect(group, part.groups) for group in listed):
+        notes.append('Δ valid: the difference to the parent at equal steps and folds; "no change" where it lies '
+                     'within twice its standard error, "?" where nothing was run on two seeds to tell.')
+    if "past" in shown and part.lines:
+        lines = ", ".join(f"{line.name} {line}" for line in part.lines)
+        notes.append(f"past: the highest grading line that a score reaches, of {lines}.")
+    return notes
 
 
-def _grid(cells: list[list[str]], format: str) -> list[str]:
-    if format == "markdown":
-        lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells]
-        return [lines[0], "|" + "---|" * len(cells[0]), *lines[1:]]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  ".join(cell.replace("\n", " ").ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in cells]
+def _about(rows: list[Row]) -> str:
+    """Return how many rows there are, by source."""
+    sources, statuses = (Counter(row[column] for row in rows) for column in ("source", "status"))
+    of_ours = " of ours" * (len(sources) > 1)
+    said = [f"{sources['ours']} run{'s' * (sources['ours'] > 1)}{of_ours}"] * bool(sources["ours"])
+    said += [f"{statuses[status]} {status}" for status in ("failed", "pruned") if statuses[status]]
+    said += ["mean ± deviation over n seeds"] * bool(sources["ours"])
+    said += [f"{sources[source]} {source}, in no mean" for source in SOURCES[1:] if sources[source]]
+    return ", ".join(said)
 
 
-def _mean(group: Group, column: str) -> str:
-    if not group.values(column):
-        return ""
-    deviation = group.deviation(column)
-    return f"{group.mean(column):.4f}" + ("" if math.isnan(deviation) else f" ± {deviation:.4f}")
+def _columns(listed: list[Group], part: Part, view: View) -> list[Column]:
+    """Return the columns that are asked for, else those of which some line has a cell."""
+    if view.columns:
+        return [find_column(name) for name in view.columns]
+    wanted = [find_column(view.technique)] if view.technique in TECHNIQUES else []
+    columns = [column for column in SHOWN.values() if column.name in USUAL or view.width is None]
+    if all(group.last["source"] == "ours" for group in listed):
+        columns.remove(SHOWN["by"])
+    columns = [column for column in columns if any(column.show(group, part) for group in listed)]
+    return columns + [column for column in wanted if column.name not in {other.name for other in columns}]
 
 
-def _score(group: Group, column: str) -> str:
-    """Return a leaderboard score; a single one with all the digits it was given with."""
-    return _mean(group, column) if len(group.values(column)) != 1 else \
-        next(row[column] for row in group.rows if row[column] and row["score_kind"] == group.score_kind)
+def _markdown(columns: list[Column], cells: list[list[str]]) -> list[str]:
+    rows = [[column.heading for column in columns], *cells]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(columns), *lines[1:]]
 
 
-def _effect(group: Group, every: list[Group]) -> str:
-    found = effect(group, every)
-    if found is None:
-        return ""
-    difference, noise = found
-    return f"{difference:+.4f}" + (" ?" if math.isnan(noise) else " (no change)" if abs(difference) <= noise else "")
+def _text(columns: list[Column], cells: list[list[str]], view: View) -> tuple[list[str], set[str]]:
+    """Return aligned lines that fit the view's width, and the columns that they have."""
+    rows = [[column.heading for column in columns], *cells]
+    natural = {column.name: max(len(row[at]) for row in rows) for at, column in enumerate(columns)}
+    widths = _fit(columns, natural, view)
+    lines = []
+    for row in rows:
+        kept = [(cell, widths[column.name]) for column, cell in zip(columns, row) if column.name in widths]
+        lines.append("  ".join((cell if len(cell) <= size else cell[: size - 1] + "…").ljust(size)
+                               for cell, size in kept).rstrip())
+    return lines, set(widths)
 
 
-def _changed(row: dict[str, str]) -> str:
-    changes = row["changed"].split("; ")
-    if len(changes) <= FEW:
-        return row["changed"]
-    return "; ".join(change for change in changes if change.partition(": ")[0] not in OWN_COLUMN)
+def _fit(columns: list[Column], natural: dict[str, int], view: View) -> dict[str, int]:
+    """Return {column: characters} of those that the view's width holds, long cells cut; all that were asked for."""
+    if view.width is None:
+        return natural
+    widths: dict[str, int] = {}
+    for column in sorted(columns, key=lambda column: USUAL.index(column.name) if column.name in USUAL else -1):
+        size = min(natural[column.name], column.cut_to or natural[column.name])
+        if view.columns or sum(widths.values()) + 2 * len(widths) + size <= view.width:
+            widths[column.name] = size
+    for name in widths:  # what is left goes to the cells that were cut
+        spare = view.width - sum(widths.values()) - 2 * (len(widths) - 1)
+        widths[name] += max(0, min(spare, natural[name] - widths[name]))
+    return widths
 
 
-def _encoder(row: dict[str, str]) -> str:
-    layers = f" x{row['layers']}" if row["layers"] else ""
-    heads = f", {row['heads']} heads" if row["heads"] else ""
-    return row["encoder"] + layers + heads
+def _csv(parts: list[tuple[list[Group], Part]], view: View) -> str:
+    """Return one table of all parts, figures as numbers with the deviations next to them."""
+    columns = [find_column(name) for name in view.columns or SHOWN]
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["competition", "metric", *(name for column in columns for name in _csv_names(column))])
+    for listed, part in parts:
+        for group in listed:
+            cells = [cell for column in columns for cell in _csv_cells(column, group, part)]
+            writer.writerow([group.last["competition"], group.last["metric"], *cells])
+    return out.getvalue()
 
 
-def _head(row: dict[str, str]) -> str:
-    return " ".join([row["head"], *(f"{sign} {row[column]}" for sign, column in (("s", "scale"), ("m", "margin"))
-                                    if row[column])])
+def _csv_names(column: Column) -> list[str]:
+    return [column.name, f"{column.name}_deviation"] if column.name in FIGURES else [column.name]
 
 
-def _params(row: dict[str, str]) -> str:
-    return f"{float(row['params']) / 1e6:.2f} M" if row["params"] else ""
-
-
-def _time(seconds: float) -> str:
-    if math.isnan(seconds):
-        return ""
-    size, unit = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
-    return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
-
-
-SHOWN: dict[str, Callable[[Group, list[Group]], str]] = {  # heading -> cell; one that is empty everywhere is left out
-    "experiment": lambda group, _: group.last["experiment"],
-    "changed": lambda group, _: _changed(group.last),
-    "encoder": lambda group, _: _encoder(group.last),
-    "d_model": lambda group, _: group.last["d_model"],
-    "dropout": lambda group, _: group.last["dropout"],
-    "pooling": lambda group, _: group.last["pooling"],
-    "batch norm": lambda group, _: group.last["batch_norm"],
-    "head": lambda group, _: _head(group.last),
-    "augment": lambda group, _: group.last["augment"],
-    "batch": lambda group, _: group.last["batch_size"],
-    "params": lambda group, _: _params(group.last),
-    "steps": lambda group, _: group.last["steps"],
-    "folds": lambda group, _: group.last["folds"],
-    "n": lambda group, _: str(len(group.rows)) if group.last["source"] == "ours" else "",
-    "train": lambda group, _: _mean(group, "train"),
-    "valid": lambda group, _: _mean(group, "valid"),
-    "Δ valid": _effect,
-    "shifted": lambda group, _: _mean(group, "shifted"),
-    "by condition": lambda group, _: group.last["conditions"],
-    "public": lambda group, _: _score(group, "public"),
-    "private": lambda group, _: _score(group, "private"),
-    "scored": lambda group, _: group.score_kind if group.last["source"] == "ours" else "",
-    "time": lambda group, _: _time(group.mean("seconds")),
-}
+def _csv_cells(column: Column, group: Group, part: Part) -> list[str]:
+    """Return a column's cell, as a number where it is one, and its deviation where it has one."""
+    if column.number is None:
+        return [group.last["changed"] if column.name == "changed" else column.show(group, part)]
+    numbers = [column.number(group, part)]
+    numbers += [group.deviation(column.name)] if column.name in FIGURES else []
+    return ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]

@@ -284,6 +284,10 @@ class Run:
         raise RunError(f"{self.directory.name}: its store {named} is gone; the preprocess stage with the run's --data, "
                        "--experiment and --set makes it again")
 
+    def speakers(self) -> list[str]:
+        """Return the speakers' names by class, as its store holds them; raises RunError when that is gone."""
+        return read_json(self.store_dir() / "meta.json")["speakers"]
+
     def held_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Return store rows (N,) and logits (N, C) of the utterances that each fold held out, none for folds="all"."""
         rows, logits = zip(*[read_logits(fold.valid_path) for fold in self.folds])

@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
             failed.append(f"{plan.experiment.name}, seed {seed}: {error}")
             print(f"  {error}", flush=True)
     digests = {plan.digest for plan, _, _ in plans}
-    print(table([row for row in ledger.read() if row["digest"] in digests], format="text"))
+    print(table([row for row in ledger.known() if row["digest"] in digests], format="text"))
     if failed:
         raise RunError("\n  ".join([f"{len(failed)} of {len(plans)} runs diverged:", *failed]))
 

@@ -17,8 +17,8 @@ from src.base.errors import RunError, SettingError
 from src.base.files import read_json, write_json
 from src.competition.open import open_competition
 from src.ledger import file as ledger
+from src.ledger.groups import effect, groups
 from src.ledger.row import group as group_of
-from src.ledger.table import effect, groups
 from src.runs.plan import Plan, make_plan
 from src.search.question import command_of, default_storage, store_of, studies_dir
 from src.search.space import space_for
@@ -106,7 +106,7 @@ def _compare(digests: dict[str, set[str]], base_group: str) -> str:
     """Print mean and deviation of the base and of the best, in this order, and return how the best compares."""
     found = []
     for name, wanted in digests.items():
-        rows = [{**row, "parent_group": base_group} for row in ledger.read()
+        rows = [{**row, "parent_group": base_group} for row in ledger.known()
                 if row["digest"] in wanted and row["status"] == "ok" and row["stage"] != "tune"]
         found += groups(rows)
         last, num_seeds = found[-1], len(found[-1].rows)

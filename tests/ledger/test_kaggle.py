@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from src.apps import ledger as ledger_command
 from src.base.errors import InputError, RunError
-from src.ledger import command as ledger_command
 from src.ledger import file as ledger
 from src.ledger import kaggle
 from src.ledger.kaggle import Submission

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, regime: str) -> dict[str, Any]:
             made.whole.finish(fitted)
         result = made.result
         if not ledger.contains(full, result["finished"]):
-            ledger.append(_row(options, study, result, directory, full, sources))
+            ledger.record(_row(options, study, result, directory, full, sources))
     return result
 
 

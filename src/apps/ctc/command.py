@@ -123,4 +123,4 @@ def _record(plan: Plan, parent: Experiment | None, options: argparse.Namespace, 
     row = make_row(plan.experiment, competition=plan.competition, run_id=plan.run_id, digest=plan.digest,
                    result={"metric": METRIC, **result}, parent=parent, command=shlex.join(words))
     row |= dict.fromkeys(("pooling", "batch_norm", "embedding_dropout", "mean_norm", "crop_frames"), "")
-    ledger.append(row | {"head": "ctc"})
+    ledger.record(row | {"head": "ctc"})

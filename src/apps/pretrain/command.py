@@ -252,4 +252,4 @@ def _record(plan: PretrainPlan, parent: Experiment | None, options: argparse.Nam
     row["changed"] = "; ".join(filter(None, [row["changed"], *differences]))
     for column, pretrain in (("group", asdict(plan.pretrain)), ("parent_group", usual)):
         row[column] = row[column] and digest([row[column], pretrain])[:8]
-    ledger.append(row)
+    ledger.record(row)

@@ -12,6 +12,7 @@ from src.apps.report.page import Page, Tile, render
 from src.apps.report.sections import all_sections
 from src.base.files import atomic_open
 from src.base.text import shown_bytes, shown_count, shown_share, shown_time
+from src.ledger.baselines import read_lines, stand
 from src.runs.folder import Run
 from src.settings.folds import num_fits
 
@@ -72,6 +73,10 @@ def _tiles(evidence: Evidence) -> list[Tile]:
                           "estimate for a shifted test"))
     if row:
         tiles += [Tile(f"{half} score", row[half], row["score_kind"]) for half in ("public", "private") if row[half]]
+        scores = (float(row[half] or "nan") for half in ("public", "private"))
+        standing = stand(read_lines(evidence.competition), *scores)
+        if standing:
+            tiles.append(Tile("grading line", standing.past or "none", str(standing)))
     if evidence.fold_results:
         results = evidence.fold_results.values()
         tiles += [
