@@ -10,9 +10,9 @@ WRAPPERS = {"wav", "wavs", "wave", "waves", "audio", "audios", "flac", "mp3", "c
             "sound", "sounds", "speech", "speaker", "speakers", "voice", "voices", "corpus", "sentences", "original",
             "normalized", "raw", "processed", "denoised", "clean", "noisy"}
 PARTS = {"train", "training", "dev", "test", "testing", "val", "valid", "validation", "eval", "evaluation"}
-ENDS = r"(?:[-_ ]*(?:set|data|part|clean|other|noisy|wavs?|audio|[a-d]|\d+(?:spk)?))*"  # as in train-clean-100
-PART = re.compile(r"(?:(?:clean|noisy)[-_ ])?(?:train(?:ing)?|dev(?:el|elopment)?|test(?:ing)?|val(?:id|idation)?|eval(?:uation)?|"
-                  r"enrol(?:l|ment|lment)?|trials?)" + ENDS)
+ENDS = r"(?:[-_ ]*(?:set|data|part|clean|other|noisy|wavs?|audio|[a-d]|\d++(?:spk)?))*"  # as in train-clean-100
+PART = re.compile(r"(?:(?:clean|noisy)[-_ ])?(?:train(?:ing)?|dev(?:el|elopment)?|test(?:ing)?|val(?:id|idation)?|"
+                  r"eval(?:uation)?|enrol(?:l|ment|lment)?|trials?)" + ENDS)
 CONTAINER = re.compile(r"(?:part|split|fold|subset|batch|set|group|class|dis[ck]|cd|vol(?:ume)?|extras?)" + ENDS)
 GENDERS = {"male", "female", "males", "females", "man", "woman", "men", "women", "boy", "girl", "boys", "girls", "m",
            "f", "mc", "fc", "homme", "femme", "hommes", "femmes", "mann", "frau", "hombre", "mujer",

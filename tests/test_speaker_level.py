@@ -135,3 +135,8 @@ def test_a_folder_of_files_alone_is_no_session():
         assert {place.session for place in find_speakers(files).places.values()} == {""}
     several = find_speakers(paths("{ann,bob}/{wav,phone}/{1,2}.wav")).places
     assert {place.session for place in several.values()} == {"wav", "phone"}
+
+
+def test_a_long_name_is_looked_at_once():
+    name = "train" + "1" * 200 + "x"  # told from a part's in no time
+    assert {place.speaker for place in find_speakers(paths(f"{{{name},b}}/1.wav")).places.values()} == {name, "b"}
