@@ -39,8 +39,6 @@ def _plain(path: str, folders: Folders) -> str:
     for root in (str(folders.directory), folders.root):
         slashed = slashed.removeprefix(root + "/")
     parts = [part for part in slashed.split("/") if part not in ("", ".")]
-    if ".." in parts or not parts:
-        return path
     return ("/" if slashed.startswith("/") else "") + "/".join(parts)
 
 

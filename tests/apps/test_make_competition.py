@@ -413,7 +413,7 @@ def clips(folder, number=15):
 def test_common_voice_is_read_by_its_table(tmp_path, capsys):
     rows = clips(tmp_path / "cv" / "en" / "clips")
     put(tmp_path / "cv" / "en" / "clips" / "unlisted.mp3", 0, 99)
-    lines = ["client_id\tpath\tsentence", *(f'{speaker}\t{clip}\tSAY "{clip}' for clip, speaker in rows),
+    lines = ["client_id\tpath\tsentence", *(f'{speaker}\t{clip}\t"SAY {clip}' for clip, speaker in rows),
              "client0\tgone.mp3\t"]
     (tmp_path / "cv" / "en" / "validated.tsv").write_text("\n".join(lines) + "\n")
     (tmp_path / "cv" / "en" / "invalidated.tsv").write_text("client_id\tpath\nnobody\tunlisted.mp3\n")

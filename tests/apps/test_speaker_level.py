@@ -73,6 +73,13 @@ LAYOUTS = {  # what lies there, the speakers, where they stand
     "sessions in the folders' names": (paths("{ann_session1,ann_session2,bob_session1}/{1,2}.wav"), "ann bob", "first"),
     "genders in countries": (paths("{Kenya,Peru}/{Male,Female}/s1/{a,b}.wav"),
                              "Kenya_Female_s1 Kenya_Male_s1 Peru_Female_s1 Peru_Male_s1", "third"),
+    "emotions above speakers": (paths("{Angry,Happy}/{ann,bob}/{1,2}.wav"), "ann bob", "second"),
+    "a part of one speaker": (paths("corpus/{train/G13/session01/T0,dev/G14/session01/T1,test/G15/session01/T2}_1.wav"),
+                              "G13 G14 G15", "third"),
+    "trials without folders": (paths("dev/{ann,bob}/{1,2}.wav", "enroll/{ann,bob}/e1.wav", "trials/t{1,2}.wav"),
+                               "ann bob", "second"),
+    "clean and noisy": (paths("{clean,noisy}_trainset_28spk_wav/{p226/p226,p227/p227}_00{1,2}.wav"), "p226 p227",
+                        "second"),
     "genders below speakers": (paths("ann/female/s{1,2}/{a,b}.wav", "bob/male/s{1,2}/{a,b}.wav"), "ann bob", "first"),
     "CREMA-D": (paths("AudioWAV/100{1,2}_{DFA,IEO}_ANG_XX.wav"), "1001 1002", "names"),
 }
@@ -83,10 +90,12 @@ def test_published_layouts_give_their_speakers(files, speakers, where):
     found = find_speakers(files)
     assert sorted({place.speaker for place in found.places.values()}) == speakers.split()
     assert where in found.where
+    assert len(set(found.places.values())) == len(found.places), "no two files are one utterance"
 
 
 @pytest.mark.parametrize(("files", "hint"), [
-    (paths("{Kerala,Punjab}/{F01,F02}_{1,2}/x.wav"), ""),  # every folder stands in both
+    (paths("{Kerala,Punjab}/{F01,F02}/x.wav"), ""),  # as many below, in both
+    (paths("{near,far}/hall/{rm1,rm2}/{sp1,sp2,sp3}/{1,2}.wav"), "3 folders lie further down: sp1, sp2, sp3; if "),
     (paths("Kerala/{A,B}/{1,2}.wav", "Punjab/{C,D}/{1,2}.wav"),
      "4 folders lie further down: A, B, C, D; if these are the speakers, give --speaker-level 2"),
     (paths("Kerala/{A,B}/{1,2}.wav", "Punjab/{C,D}/{1,2}.wav", "loose.wav"), "--speaker-level 2"),
@@ -103,6 +112,7 @@ def test_what_else_could_be_the_speakers_is_told(files, hint):
     (paths("{1,2}.wav"), "lie in no speaker's folder"),
     (paths("{male,female}/{1,2}.wav"), "named female, male, which are no speakers; where they are, give --speaker"),
     (paths("{happy,sad}/{1,2}.wav"), "which are no speakers"),
+    (paths("{zero,one}/{ann,bob}_{1,2}.wav"), "named one, zero, which are no speakers"),
     (paths("{00/00a1b2c3d4e5f6a7b8,ff/ff00112233445566}.flac"), "hashes and tell no speakers"),
 ])
 def test_folders_that_can_be_no_speakers_are_refused(files, said):
@@ -118,3 +128,15 @@ def test_sessions_above_and_in_names_are_sessions():
         ("ann", "ann-20080425-x/wav"), ("ann", "ann-20080501-y/wav"), ("bob", "bob-20090101-z/wav")}
     anonymous = find_speakers(paths("{ann-20080425-x,ann-20080501-y,anonymous-20090101-z}/1.wav")).places
     assert {place.speaker for place in anonymous.values()} == {"ann", "anonymous-20090101-z"}
+
+
+def test_a_folder_of_files_alone_is_no_session():
+    for files in (paths("cmu_us_{bdl,slt}_arctic/wav/arctic_a000{1,2}.wav"), paths("{ann,bob}/Audio/wav/{1,2}.wav")):
+        assert {place.session for place in find_speakers(files).places.values()} == {""}
+    several = find_speakers(paths("{ann,bob}/{wav,phone}/{1,2}.wav")).places
+    assert {place.session for place in several.values()} == {"wav", "phone"}
+
+
+def test_a_long_name_is_looked_at_once():
+    name = "train" + "1" * 200 + "x"  # told from a part's in no time
+    assert {place.speaker for place in find_speakers(paths(f"{{{name},b}}/1.wav")).places.values()} == {name, "b"}

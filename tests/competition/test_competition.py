@@ -368,6 +368,14 @@ def test_paths_as_other_machines_write_them_are_understood(audio_dir, spell):
         open_competition(audio_dir)
 
 
+def test_paths_are_not_moved_unless_all_of_them_are_meant_so(audio_dir):
+    first = "/content/toy/train/anna/0.wav"
+    for other in ("train/bert/0.wav", "/content/other/train/bert/0.wav", "/content/toy/../toy/train/bert/0.wav"):
+        write_table(audio_dir / "utterances.csv", [("path", "label"), (first, "a"), (other, "b")])
+        with pytest.raises(InputError, match=f"'{first}': not a plain path"):
+            open_competition(audio_dir)
+
+
 def test_a_backslash_may_stand_in_a_name_and_nothing_outside_is_reached(audio_dir):
     shutil.copy(audio_dir / "train" / "anna" / "0.wav", audio_dir / "train" / "anna" / "a\\b.wav")
     write_table(audio_dir / "utterances.csv", [("path",), ("train/anna/a\\b.wav",), ("train/bert/0.wav",)])

@@ -7,11 +7,12 @@ passed over only where all of them at a level are such words and other folders l
 import re
 
 WRAPPERS = {"wav", "wavs", "wave", "waves", "audio", "audios", "flac", "mp3", "clips", "data", "dataset", "recordings",
-            "sound", "sounds", "speech", "speaker", "speakers", "voice", "voices", "corpus", "sentences"}
+            "sound", "sounds", "speech", "speaker", "speakers", "voice", "voices", "corpus", "sentences", "original",
+            "normalized", "raw", "processed", "denoised", "clean", "noisy"}
 PARTS = {"train", "training", "dev", "test", "testing", "val", "valid", "validation", "eval", "evaluation"}
-ENDS = r"(?:[-_ ]*(?:set|data|part|clean|other|noisy|wavs?|audio|[a-d]|\d+))*"  # train-clean-100, dev_other, cd 1
-PART = re.compile(r"(?:train(?:ing)?|dev(?:el|elopment)?|test(?:ing)?|val(?:id|idation)?|eval(?:uation)?|"
-                  r"enrol(?:l|ment|lment)?)" + ENDS)
+ENDS = r"(?:[-_ ]*(?:set|data|part|clean|other|noisy|wavs?|audio|[a-d]|\d++(?:spk)?))*"  # as in train-clean-100
+PART = re.compile(r"(?:(?:clean|noisy)[-_ ])?(?:train(?:ing)?|dev(?:el|elopment)?|test(?:ing)?|val(?:id|idation)?|"
+                  r"eval(?:uation)?|enrol(?:l|ment|lment)?|trials?)" + ENDS)
 CONTAINER = re.compile(r"(?:part|split|fold|subset|batch|set|group|class|dis[ck]|cd|vol(?:ume)?|extras?)" + ENDS)
 GENDERS = {"male", "female", "males", "females", "man", "woman", "men", "women", "boy", "girl", "boys", "girls", "m",
            "f", "mc", "fc", "homme", "femme", "hommes", "femmes", "mann", "frau", "hombre", "mujer",
@@ -32,10 +33,12 @@ HEALTH = {"control", "controls", "dysarthria", "dysarthric", "healthy", "hc", "n
           "pathological", "patient", "patients", "pd", "typical", "atypical"}
 EMOTIONS = {"anger", "angry", "calm", "disgust", "disgusted", "fear", "fearful", "happiness", "happy", "neutral", "sad",
             "sadness", "surprise", "surprised"}
+WORDS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "yes", "no", "up", "down",
+         "left", "right", "on", "off", "stop", "go"}  # that many speakers say, a folder each
 _WORDS = (r"(?:sess(?:ion)?|ses|day|visit|week|month|date|rec(?:ording)?|call|take|tape|chap(?:ter)?|video|vid|meeting|"
           r"interview|scene|ep(?:isode)?|clip|trial|round|dialog(?:ue)?|conv(?:ersation)?)s?[-_ ]?")
 _DATE = r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:[0-2]\d|3[01])(?:\D.*|\d{6})?"
-SESSION = re.compile(rf"{_WORDS}\d*|{_DATE}")
+SESSION = re.compile(rf"{_WORDS}\d*|{_DATE}|(?:19|20)\d\d")
 SESSION_OF = re.compile(rf"(.+?)[-_ ](?:{_WORDS}\d+|{_DATE})", re.IGNORECASE)  # ann_session1, ann-20080425
 NOISE = {"noise", "noises", "background", "background_noises", "silence", "musan", "rirs_noises"}  # beside the speakers
 # Corpora whose speakers stand in their files' names (without the ending) alone: the groups. These keep their files in
@@ -56,13 +59,18 @@ FLAT = {
 def is_word(name: str) -> bool:
     """Return whether a folder's name is known to be of a part, a group of speakers or a kind of file."""
     name = name.lower().strip()
-    return (name in WRAPPERS | EMOTIONS | GENDERS | AGES | LANGUAGES | HEALTH or is_part(name) or is_container(name)
-            or ACCENT.fullmatch(name) is not None)
+    return (name in WRAPPERS | EMOTIONS | WORDS | GENDERS | AGES | LANGUAGES | HEALTH or is_part(name)
+            or is_container(name) or ACCENT.fullmatch(name) is not None)
 
 
 def is_part(name: str) -> bool:
-    """Return whether a folder's name is of a part of a corpus, such as train-clean-100, whose speakers are the same."""
+    """Return whether a folder's name is of a part of a corpus, such as train-clean-100."""
     return PART.fullmatch(name.lower().strip()) is not None
+
+
+def is_of_one(name: str) -> bool:
+    """Return whether equal names in folders of this name's kind are one speaker's: parts, emotions, words."""
+    return name.lower().strip() in WRAPPERS | EMOTIONS | WORDS or is_part(name)
 
 
 def is_container(name: str) -> bool:
@@ -72,8 +80,7 @@ def is_container(name: str) -> bool:
 
 def is_common(name: str) -> bool:
     """Return whether one speaker can stand in several folders of this name's kind: parts, emotions, sessions."""
-    name = name.lower().strip()
-    return name in WRAPPERS | EMOTIONS or is_part(name) or is_container(name) or is_session(name)
+    return is_of_one(name) or is_container(name) or is_session(name)
 
 
 def is_of_persons(name: str) -> bool:

@@ -42,8 +42,9 @@ class FolderWalk:
     """Where the speakers' folders stand.
 
     index: {file: which of its folders is the speaker's}. lone: the names of folders that hold everything. passed: the
-    names of folders that were passed over, with their level. by_session: these are sessions. sessions_of: {folder:
-    speaker} where folders are sessions whose names begin with their speakers'.
+    names of folders that were passed over, with their level. again: of folders that hold all the speakers once more
+    beside them. by_session: the passed are sessions. sessions_of: {folder: speaker} where folders are sessions whose
+    names begin with their speakers'.
     """
 
     def __init__(self, files: list[Parts]) -> None:
@@ -51,6 +52,7 @@ class FolderWalk:
         self.index: dict[Parts, int] = {}
         self.lone: list[str] = []
         self.passed: dict[str, int] = {}
+        self.again: set[str] = set()
         self.by_session = False
         self._visit(files, 0)
         self.sessions_of = _sessions_of({parts[i] for parts, i in self.index.items()})
@@ -66,7 +68,9 @@ class FolderWalk:
             raise NoSpeakers(f"its {len(files):,} audio files lie in no speaker's folder; one folder per speaker is "
                              "needed")
         deeper = [parts for parts in inside if len(parts) > depth + 2]
-        if len(names) == 1 and (deeper or min(names).lower() in WRAPPERS) and min(names).lower() not in PARTS:
+        lone = min(names)
+        if len(names) == 1 and (deeper or lone.lower() in WRAPPERS) and lone.lower() not in PARTS \
+                and (is_word(lone) or not self.passed):  # else a part's only speaker
             self.lone += () if self.passed else names
             self._visit(inside, depth + 1)
         elif self._are_passed(names, inside, deeper, depth):
@@ -75,17 +79,17 @@ class FolderWalk:
             raise NoSpeakers(f"its folders are named {some(sorted(names))}, which are no speakers; where they are, "
                              f"give --speaker-level {depth + 1}")
         else:
-            again = {name for name in names if _holds_again(name, names, deeper, depth)}
-            self.index |= {parts: depth + 1 if parts[depth] in again and len(parts) > depth + 2 else depth
+            self.again |= {name for name in names if _holds_again(name, names, deeper, depth)}
+            self.index |= {parts: depth + 1 if parts[depth] in self.again and len(parts) > depth + 2 else depth
                            for parts in inside}
 
     def _are_passed(self, names: set[str], inside: list[Parts], deeper: list[Parts], depth: int) -> bool:
         """Return whether folders are known to be no speakers', by their names or those within; notes sessions."""
+        if sum(is_word(parts[depth]) for parts in inside) >= MOST * len(inside):
+            return 2 * len(deeper) >= len(inside)  # a part for trials may be flat
         if len(deeper) < MOST * len(inside):
             return False
         below = {parts[depth + 1] for parts in deeper}
-        if sum(is_word(parts[depth]) for parts in inside) >= MOST * len(inside):
-            return True
         if all(map(is_of_persons, below)) and _hold_several_groups(deeper, depth):
             return True
         if len(names) > 1 and all(map(is_session, names)) and not any(is_word(n) or is_session(n) for n in below):
@@ -132,14 +136,17 @@ class FolderWalk:
             return (f"{some(sorted(self.passed))} are taken for no speakers{equal}; if they are, give --speaker-level "
                     f"{levels}")
         speakers = {parts[i] for parts, i in self.index.items()}
-        for depth in range(1, max(len(parts) - i for parts, i in self.index.items()) - 1):
-            deeper = [(parts[: i + depth], parts[i + depth]) for parts, i in self.index.items()
-                      if len(parts) > i + depth + 1]
-            below = {name for _, name in deeper}
-            if len(below) > len(speakers) and not num_shared(deeper) and not any(map(is_session, below)):
-                return (f"{len(below):,} folders lie further down: {some(sorted(below))}; if these are the speakers, "
-                        f"give --speaker-level {min(self.index.values()) + depth + 1}")
-        return ""
+        below, level = max(((self._below(level), level) for level in range(2, max(map(len, self.index)) + 1)),
+                           key=lambda found: len(found[0]))
+        if len(below) <= len(speakers):
+            return ""
+        return (f"{len(below):,} folders lie further down: {some(below)}; if these are the speakers, give "
+                f"--speaker-level {level}")
+
+    def _below(self, level: int) -> list[str]:
+        """Return the names of the folders at a level below the speakers', none where they are known to be none's."""
+        names = {parts[level - 1] for parts, i in self.index.items() if i < level - 1 < len(parts) - 1}
+        return [] if any(is_word(name) or is_session(name) for name in names) else sorted(names)
 
 
 def num_shared(pairs: Iterable[tuple[Parts, str]]) -> int:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from src.apps.make_competition.corpus_words import FILE_NAMES, FLAT, WRAPPERS, is_part, is_session, is_word
+from src.apps.make_competition.corpus_words import FILE_NAMES, FLAT, WRAPPERS, is_of_one, is_session, is_word
 from src.apps.make_competition.folder_walk import MOST, FolderWalk, NoSpeakers, Parts, Place, num_shared
 from src.base.text import some
 
@@ -75,7 +75,7 @@ def _found(index: dict[Parts, int], why: str = "", hint: str = "", walk: FolderW
     """
     places = {parts: Place(parts[i], "/".join(parts[i + 1 : -1]), parts[-1]) for parts, i in index.items()}
     if walk:
-        places = _told_apart({parts: walk.place(parts) for parts in index}, index)
+        places = _told_apart(walk)
     sessions = {place.session for place in places.values()}
     if len(sessions) == 1 and all(part.lower() in WRAPPERS for part in min(sessions).split("/")):
         places = {parts: replace(place, session="") for parts, place in places.items()}
@@ -85,11 +85,15 @@ def _found(index: dict[Parts, int], why: str = "", hint: str = "", walk: FolderW
     return Found(layout, f"at the {' or '.join(levels)} level", hint, places)
 
 
-def _told_apart(places: dict[Parts, Place], index: dict[Parts, int]) -> dict[Parts, Place]:
-    """Return the places with the part in the names of files that both train/ and test/ have of a speaker."""
+def _told_apart(walk: FolderWalk) -> dict[Parts, Place]:
+    """Return the places of all files; a name that several parts or emotions have of a speaker begins with theirs."""
+    places = {parts: walk.place(parts) for parts in walk.index}
     counts = Counter(places.values())
-    return {parts: place if counts[place] == 1 else replace(place, name="-".join(
-        [*(name for name in parts[: index[parts]] if is_part(name)), place.name])) for parts, place in places.items()}
+    for parts, place in places.items():
+        if counts[place] > 1:
+            above = [name for name in parts[: walk.index[parts]] if is_of_one(name) or name in walk.again]
+            places[parts] = replace(place, name="-".join([*above, place.name]))
+    return places
 
 
 def _by_file_names(files: list[Parts], patterns: dict[str, re.Pattern]) -> Found | None:
