@@ -23,6 +23,7 @@ STREAM = {  # stages of the stream, functions of src.stream
     "submit": "stage 4: write the submission of a run or blend",
 }
 BESIDE = {  # stages beside it: module with add_arguments and main
+    "experiments": ("src.apps.experiments", "all experiments, with what the ledger has of each; one's model by layers"),
     "ablate": ("src.search.ablate", "a ladder of experiments, one technique a rung, at equal steps"),
     "tune": ("src.search.tune", "an Optuna search over an experiment's settings; promote its best"),
     "make-competition": ("src.apps.make_competition.command",
