@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.base.errors import SettingError, nearest
 from src.ledger.file import read, score
+from src.settings import arguments
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -43,8 +44,9 @@ def add_arguments(parser: "ArgumentParser") -> None:
     fill.add_argument("--replace", action="store_true", help="overwrite a score that differs")
     add = actions.add_parser("add", help="add the row of a run done elsewhere: a notebook's, a colleague's")
     add.add_argument("--competition", metavar="NAME", help="as the other rows of its data call it")
-    add.add_argument("--experiment", metavar="NAME", help="an experiment's name or .json file that comes nearest")
-    add.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="what was different; repeatable")
+    arguments.add_arguments(
+        add, experiment={"default": None, "help": "an experiment's name or .json file that comes nearest"},
+        set={"help": "what was different; may be repeated"})
     for option, about in NUMBERS.items():
         add.add_argument(f"--{option}", metavar="NUMBER", help=about)
     add.add_argument("--kind", choices=("kaggle", "local"), default="kaggle", help="of --public and --private")
@@ -135,8 +137,7 @@ def _elsewhere(args: "Namespace") -> dict[str, Any]:
     """Return the row that `ledger add` describes; raises SettingError for anything that is missing or wrong."""
     from src import experiments
     from src.ledger.elsewhere import make_elsewhere_row
-    from src.settings.auto import check_limits
-    from src.settings.config import override, parse_assignments
+    from src.settings.arguments import changes_of, resolve
     from src.settings.parts import complete_experiment
 
     if not (args.competition and args.experiment):
@@ -144,9 +145,8 @@ def _elsewhere(args: "Namespace") -> dict[str, Any]:
     numbers = {option: _number(option, getattr(args, option)) for option in NUMBERS}
     if all(numbers[option] is None for option in ("public", "private", "valid")):
         raise SettingError("ledger add: give what the run has reached: --public, --private or --valid")
-    named, changes = experiments.get(args.experiment), parse_assignments(args.set)
-    experiment = complete_experiment(override(named, changes))
-    check_limits(experiment)
+    named, changes = experiments.get(args.experiment), changes_of(args)
+    experiment = complete_experiment(resolve(args, named))
     parent = named if changes else experiments.get(named.parent) if named.parent in experiments.names() else None
     minutes = numbers.pop("minutes")
     scores = {**numbers, "seconds": None if minutes is None else 60 * minutes}
