@@ -147,6 +147,13 @@ EXPERIMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hubert_first9": ("hubert", "only the first 9 layers", {"finetune.regime": "first_layers"}),
     "hubert_heads": ("hubert", "the 36 least important heads removed",
                      {"finetune.regime": "remove_heads", "finetune.remove": 36}),
+    # Classical models, which take seconds; the network's settings have no effect on them.
+    "supervector": ("course", "GMM supervectors and logistic regression: thirty years old, six seconds",
+                    {"encoder": "supervector", "folds": "auto"}),
+    "supervector_norm": ("supervector", "frames less their mean, for test parts of other sessions",
+                         {"encoder.mean_norm": True}),
+    "statistics": ("course", "an utterance's means, deviations and quantiles, and logistic regression",
+                   {"encoder": "statistics", "folds": "auto"}),
     # The published solution's techniques one at a time; `ablate --ladder seed004` runs them at equal steps.
     "seed004_1": ("course", "technique 1: d_model 80 to 256", {"encoder.d_model": 256}),
     "seed004_1_2": ("seed004_1", "technique 2: dropout 0.1 to 0.3", {"encoder.dropout": 0.3}),

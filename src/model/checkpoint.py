@@ -9,13 +9,15 @@ from src.base.errors import InputError, SettingError
 from src.base.files import atomic_open
 from src.base.torch_files import load_tensors
 from src.model import attention_heads
+from src.model.classical.model import ClassicalModel
 from src.model.speaker_model import SpeakerModel
 from src.settings.config import Experiment, from_json, override, to_json
+from src.settings.parts import lookup
 
 CHECKPOINT_FORMAT = 1
 
 
-def save_model(path: Path, model: SpeakerModel, experiment: Experiment, kind: str, input_dim: int,
+def save_model(path: Path, model: SpeakerModel | ClassicalModel, experiment: Experiment, kind: str, input_dim: int,
                speakers: tuple[str, ...]) -> None:
     """Write a checkpoint that `load_model` rebuilds the model from, atomically."""
     content = {"format": CHECKPOINT_FORMAT, "experiment": to_json(experiment), "kind": kind, "input_dim": input_dim,
@@ -26,7 +28,7 @@ def save_model(path: Path, model: SpeakerModel, experiment: Experiment, kind: st
         torch.save(content, file)
 
 
-def load_model(path: Path, device: str = "cpu") -> tuple[SpeakerModel, Experiment, tuple[str, ...]]:
+def load_model(path: Path, device: str = "cpu") -> tuple[SpeakerModel | ClassicalModel, Experiment, tuple[str, ...]]:
     """Return the model of a checkpoint in eval mode, its experiment and its speakers.
 
     Raises InputError for a file that is no checkpoint of this project or that carries anything but plain values.
@@ -36,9 +38,12 @@ def load_model(path: Path, device: str = "cpu") -> tuple[SpeakerModel, Experimen
         raise InputError(f"{path}: not a model of this version; train it again")
     try:
         experiment, speakers = from_json(content["experiment"]), tuple(content["speakers"])
-        model = SpeakerModel(without_start(experiment), content["kind"], content["input_dim"], len(speakers),
-                             content["num_copies"])
-        attention_heads.fit_heads(model, content["model"])
+        if lookup("encoder", experiment.encoder.name).takes == "utterances":
+            model = ClassicalModel(experiment, content["kind"], len(speakers))
+        else:
+            model = SpeakerModel(without_start(experiment), content["kind"], content["input_dim"], len(speakers),
+                                 content["num_copies"])
+            attention_heads.fit_heads(model, content["model"])
         model.load_state_dict(content["model"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SettingError) as error:
         raise InputError(f"{path}: its settings and weights do not fit this version ({type(error).__name__}: {error}); "

@@ -7,7 +7,7 @@ nothing to do must find that out at once.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from src.base import distributed
 from src.base.errors import SettingError
 from src.base.machine import has_gpu, memory_gb, multiplies_bfloat16, usable_cpus
-from src.settings.config import Experiment, flatten, override, part
-from src.settings.parts import complete_experiment, lookup
+from src.settings.config import Embedding, Experiment, Finetune, Optim, Train, flatten, override, part
+from src.settings.parts import complete, complete_experiment, lookup
 
 AUTO_AUGMENT = {  # another session of the same speaker, as far as the kind of feature lets it be imitated
     "logmel": (part("session"), part("spec_augment", freq_masks=1, freq_width=6, time_masks=1, prob=0.5)),
@@ -100,6 +100,8 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     experiment = complete_experiment(experiment)
     takes = lookup("encoder", experiment.encoder.name).takes
     _check_input(experiment, takes, data.kind)
+    if takes == "utterances":
+        experiment = _without_steps(experiment)
     check_limits(experiment)
     _check_training(experiment)
     train = experiment.train
@@ -125,6 +127,24 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
     if folds == "all":  # nothing is validated: the last weights are kept, whatever these say
         changes |= {"train.valid_every": 0, "train.select": "last"}
     return override(experiment, changes)
+
+
+def _without_steps(experiment: Experiment) -> Experiment:
+    """Return the experiment of a classical model with only the settings that it reads, the others at their defaults.
+
+    So a run's name does not depend on what has no effect. It takes one CPU thread, and no bytes depend on more.
+    """
+    train = experiment.train
+    if experiment.frontend.mean_norm not in (True, False, "auto"):
+        raise SettingError(f"frontend.mean_norm={experiment.frontend.mean_norm}: a classical model takes frames as "
+                           "they are or less their mean; set it to true or false")
+    plain = Train(steps=1, pseudo_labels=train.pseudo_labels, pseudo_share=train.pseudo_share, valid_every=0,
+                  select="last", precision="float32", compile=False, threads=1, device="cpu")
+    mean_norm = experiment.frontend.mean_norm is True
+    return replace(experiment, pooling=complete("pooling", part("mean")), head=complete("head", part("linear")),
+                   augment=(), embedding=Embedding(), optim=Optim(), finetune=Finetune(), train=plain,
+                   infer=replace(experiment.infer, crops=0),
+                   frontend=replace(experiment.frontend, mean_norm=mean_norm))
 
 
 def _check_input(experiment: Experiment, takes: str | None, kind: str) -> None:

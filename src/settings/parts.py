@@ -19,7 +19,7 @@ from src.settings.config import Experiment, Part, to_json
 
 SRC = Path(__file__).parents[1]
 SLOTS = {  # slot -> files that hold its parts, the dict at their foot
-    "encoder": ("model/encoders/*.py", "ENCODERS"),
+    "encoder": ("model/[ec]*/*.py", "ENCODERS"),
     "pooling": ("model/pooling.py", "POOLINGS"),
     "head": ("model/heads.py", "HEADS"),
     "augment": ("augment/*.py", "AUGMENTATIONS"),
@@ -33,7 +33,7 @@ class Registered:
     module: str
     class_name: str
     settings: dict[str, Any]
-    takes: str | None  # what an encoder takes: "frames" or "waveform"
+    takes: str | None  # what an encoder takes: "frames", "waveform", or whole "utterances" as classical models do
     kinds: tuple[str, ...]  # what an augmentation fits: "logmel", "cepstra", "waveform"
     sample_rate: int | None  # Hz of the rooms and lines that an augmentation imitates, where it imitates any
 

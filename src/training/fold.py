@@ -21,6 +21,7 @@ from src.runs.pseudo_labels import read_pseudo_labels
 from src.settings.parts import build, lookup
 from src.store.batch import Batch
 from src.store.store import Store
+from src.training.classical import fit_fold
 from src.training.collectives import wrap_ddp
 from src.training.evaluate import autocast, predict
 from src.training.head_removal import remove_least_important
@@ -36,6 +37,9 @@ Report = Callable[[int, int, float], None]  # (fold, step, validation accuracy) 
 def train_fold(plan: Plan, store: Store, fold: int, place: Place | None = None, report: Report | None = None) -> None:
     """Train one fold of a plan and leave its folder whole. place: this process's beside others that train folds."""
     folds = store.folds(plan.experiment.folds)
+    if lookup("encoder", plan.experiment.encoder.name).takes == "utterances":
+        fit_fold(plan, store, fold, *folds[fold])
+        return
     Fold(plan, store, fold, len(folds), *folds[fold]).run(report, place)
 
 

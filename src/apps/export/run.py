@@ -22,6 +22,7 @@ from src.base.errors import RunError, SettingError
 from src.base.files import atomic_open
 from src.runs.folder import Run
 from src.runs.logits import read_logits
+from src.settings.parts import lookup
 from src.store.store import Store
 
 CHECKED_FRAMES, CHECKED_BATCHES = (97, 402), (1, 2)
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> None:
     if crops:
         raise SettingError(f"{exported.run_id}: infer.crops={crops}, and an exported file sees utterances whole, so it "
                            "would answer otherwise; export a run with infer.crops=0")
+    if lookup("encoder", exported.experiment.encoder.name).takes == "utterances":
+        raise SettingError(f"{exported.run_id}: a classical model has no network to export; name a network's run")
     from_audio = "sample_rate" in Store.open(exported.store_dir()).settings
     models = FoldModels(exported, () if options.fold is None else (options.fold,), device="cpu")
     difference = export(models, from_audio, options.onnx)
