@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from src import experiments
 from src.base.errors import RunError
-from src.settings.config import Experiment, Part, override, parse_assignments, to_json
+from src.settings import arguments
+from src.settings.config import Experiment, Part, to_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `python -m src experiments`."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="print this one's model; an experiment's or .json file")
     parser.add_argument("--competition", default="", metavar="NAME", help="what the ledger has of this one alone")
-    parser.add_argument("--data", metavar="NAME_OR_DIR", help="whose store it is for (default: the course's data)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting of NAME")
+    arguments.add_arguments(
+        parser, data={"default": None, "help": "whose store it is for (default: the course's data)"},
+        set={"help": "replace a setting of NAME"})
 
 
 def main(options: argparse.Namespace) -> None:
@@ -66,7 +68,7 @@ def main(options: argparse.Namespace) -> None:
         print(list_all(rows, shutil.get_terminal_size().columns))
         return
     named = experiments.get(options.name)
-    experiment = override(named, parse_assignments(options.set))
+    experiment = arguments.resolve(options, named)
     print("\n".join(describe(named)))
     own = [row for row in rows if row["experiment"] == named.name and row["status"] == "ok"]
     if own:
