@@ -69,11 +69,7 @@ def main(args: "Namespace") -> None:
     elif args.action == "add":
         _add(args)
     else:
-        every = read()
-        rows = [row for row in every if args.competition in ("", row["competition"])]
-        if every and not rows:
-            raise SettingError(f"ledger: no row of '{args.competition}'"
-                               f"{nearest(args.competition, {row['competition'] for row in every})}")
+        rows = _rows_of(args.competition)
         if args.action == "plot":
             from src.ledger.plot import plot
 
@@ -86,6 +82,19 @@ def main(args: "Namespace") -> None:
             print(args.write)
         else:
             print(_table(args, rows), end="")
+
+
+def _rows_of(competition: str) -> list[dict[str, str]]:
+    """Return the rows of a competition's data, others' included, or all rows for ""; raises SettingError for none."""
+    from src.ledger.groups import data_names
+
+    rows = read()
+    if not competition or not rows:
+        return rows
+    data = data_names(rows)
+    if competition not in data:
+        raise SettingError(f"ledger: no row of '{competition}'{nearest(competition, data)}")
+    return [row for row in rows if data[row["competition"]] == data[competition]]
 
 
 def _table(args: "Namespace", rows: list[dict[str, str]]) -> str:
