@@ -131,7 +131,8 @@ def _add(args: "Namespace") -> None:
 
     if args.source:
         num_added, num_rows = bring_in(args.source)
-        print(f"{args.source}: {num_added} rows added, {num_rows - num_added} were there already")
+        print(f"{args.source}: {num_added} of {num_rows} rows added"
+              + f", {num_rows - num_added} there already" * (num_added < num_rows))
         return
     row = _elsewhere(args)
     if append(row, once=True):
