@@ -150,7 +150,7 @@ def test_a_ledger_that_cannot_be_read_stops_no_training_and_loses_no_row(solved_
     rows = ledger.read(aside)
     path.write_bytes(whole)
     assert main(["ledger", "add", "--from", str(aside)]) == 0
-    assert "5 rows added, 0 were there already" in capsys.readouterr().out
+    assert "5 of 5 rows added\n" in capsys.readouterr().out
     assert ledger.read()[1:] == rows
     assert path.read_bytes().startswith(whole)
     assert not aside.exists()

@@ -71,11 +71,7 @@ def main(args: "Namespace") -> None:
     elif args.action == "add":
         _add(args)
     else:
-        every = read()
-        rows = [row for row in every if args.competition in ("", row["competition"])]
-        if every and not rows:
-            raise SettingError(f"ledger: no row of '{args.competition}'"
-                               f"{nearest(args.competition, {row['competition'] for row in every})}")
+        rows = _rows_of(args.competition)
         if args.action == "plot":
             from src.ledger.plot import plot
 
@@ -88,6 +84,19 @@ def main(args: "Namespace") -> None:
             print(args.write)
         else:
             print(_table(args, rows), end="")
+
+
+def _rows_of(competition: str) -> list[dict[str, str]]:
+    """Return the rows of a competition's data, others' included, or all rows for ""; raises SettingError for none."""
+    from src.ledger.groups import data_names
+
+    rows = read()
+    if not competition or not rows:
+        return rows
+    data = data_names(rows)
+    if competition not in data:
+        raise SettingError(f"ledger: no row of '{competition}'{nearest(competition, data)}")
+    return [row for row in rows if data[row["competition"]] == data[competition]]
 
 
 def _table(args: "Namespace", rows: list[dict[str, str]]) -> str:
@@ -124,7 +133,8 @@ def _add(args: "Namespace") -> None:
 
     if args.source:
         num_added, num_rows = bring_in(args.source)
-        print(f"{args.source}: {num_added} rows added, {num_rows - num_added} were there already")
+        print(f"{args.source}: {num_added} of {num_rows} rows added"
+              + f", {num_rows - num_added} there already" * (num_added < num_rows))
         return
     row = _elsewhere(args)
     if append(row, once=True):

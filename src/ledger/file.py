@@ -37,8 +37,8 @@ def record(row: Mapping[str, Any]) -> None:
     except (InputError, RunError) as error:
         aside = aside_path(path)
         append(row, aside, once=True)
-        print(f"ledger: {error}\n  {row['run_id']}: its row is in {aside} instead; once {path.name} is mended, "
-              f"`bash run.sh ledger add --from {aside}` brings it in", flush=True)
+        print(f"ledger: {error}\n  {row['run_id']}: its row is in {aside} instead; once that is put "
+              f"right, `bash run.sh ledger add --from {aside}` brings it in", flush=True)
 
 
 def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False) -> bool:

@@ -152,8 +152,8 @@ def _about(rows: list[Row]) -> str:
     said = [f"{sources['ours']} run{'s' * (sources['ours'] > 1)}{of_ours}"] * bool(sources["ours"])
     said += [f"{statuses[status]} {status}" for status in ("failed", "pruned") if statuses[status]]
     said += ["mean ± deviation over n seeds"] * bool(sources["ours"])
-    said += [f"{sources[source]} {source}, in no mean" for source in SOURCES[1:] if sources[source]]
-    return ", ".join(said)
+    others = " and ".join(f"{sources[source]} {source}" for source in SOURCES[1:] if sources[source])
+    return ", ".join(said + [f"{others} in no mean"] * bool(others))
 
 
 def _columns(listed: list[Group], part: Part, view: View) -> list[Column]:

@@ -62,7 +62,7 @@ def course_data(tmp_path, workspace):
     return make
 
 
-def test_published_rows_stand_next_to_ours_on_the_course_s_data_whatever_its_folder_is_called(course_data):
+def test_published_rows_stand_next_to_ours_on_the_course_s_data_whatever_its_folder_is_called(course_data, capsys):
     others = [f"id1{k:04d}" for k in range(598)]
     course_data("Dataset", ["id00464", "id03074", *others])
     course_data("generated", [f"id{k:05d}" for k in range(600)])  # as many speakers, with names like the course's
@@ -80,6 +80,9 @@ def test_published_rows_stand_next_to_ours_on_the_course_s_data_whatever_its_fol
     assert "Strong 0.7775, Boss 0.865." in parts[2]
     assert "Boss" not in parts[4], "generated data has no lines"
     assert "Boss 0.93" in table(ledger.read(), "text")
+    for name, both in (("Dataset", True), ("ml2022spring-hw4", True), ("generated", False)):
+        assert main(["ledger", "table", "--competition", name]) == 0
+        assert ("seed004" in capsys.readouterr().out) == both
 
 
 def test_the_picture_has_the_lines(workspace, tmp_path):
