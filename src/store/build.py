@@ -26,7 +26,7 @@ from src.store.decoder import Reader
 from src.store.find import VERSION, store_digest_of, store_dir_of
 from src.store.folds import can_deal
 from src.store.leak_audit import find_leaks
-from src.store.leaks import COLUMNS, FILE_NAME, Leak, joined_groups, leak_sentences
+from src.store.leaks import COLUMNS, FILE_NAME, Leak, joined_groups, leak_sentences, names_of_recordings
 from src.store.remarks import remark_sentences
 from src.store.table import DTYPES
 from src.store.writer import Chunk, StoreWriter
@@ -166,7 +166,7 @@ def _summary(competition: Competition, settings: Mapping[str, Any], rows: list[t
     """Return what an experiment's "auto" settings are decided from; a finished run is found by it without torch."""
     utt_ids, speakers, groups, num_frames = zip(*[(row[0], row[2], row[3], row[-1]) for row in rows
                                                   if row[1] == "train"])
-    groups = joined_groups(utt_ids, groups, leaks)
+    groups = joined_groups(groups, names_of_recordings(utt_ids, leaks))
     index = {speaker: i for i, speaker in enumerate(competition.speakers)}
     labels = np.array([index[speaker] for speaker in speakers])
     return dataclasses.asdict(DataSummary.of(settings["kind"], labels, np.array(num_frames),

@@ -11,8 +11,8 @@ import numpy as np
 
 SEGMENTS, SAMPLES, BANDS = 32, 4, 8  # of a sketch: the parts of an utterance, the frames read of each, the mel bands
 MOST_LAG = 16  # frames by which two copies may be shifted; a codec adds up to seven
-SURE = 0.45, 9.0  # similarity of the same recording: above 0.45 + 9 / num_frames
-FEWEST_FRAMES = 18  # from which on a similarity above that can be reached at all
+SURE = 0.5, 14.0  # similarity of the same recording: above 0.5 + 14 / num_frames
+FEWEST_FRAMES = 30  # with fewer, one word said twice is as alike as two copies
 
 
 def sampled(frames: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -50,31 +50,36 @@ def read_leaks(store_dir: Path) -> list[Leak]:
                        "again") from error
 
 
-def joined_groups(utt_ids: Sequence[str], groups: Sequence[str], leaks: Iterable[Leak]) -> list[str]:
-    """Return the group of each training utterance, such that those of one recording share it.
+def names_of_recordings(utt_ids: Iterable[str], leaks: Iterable[Leak]) -> list[str]:
+    """Return the recording's name for each training utterance that leaks say stands there twice, "" for the others."""
+    name_of = {leak.utt_id: leak.recording for leak in leaks if leak.split == "train"}
+    return [name_of.get(utt_id, "") for utt_id in utt_ids]
 
-    utt_ids, groups: of the training utterances, "" for a group of its own. Groups that share a recording become one,
-    called as the first of them, and what had no group gets the recording's name. Without leaks groups are as they were.
+
+def joined_groups(groups: Sequence[str], recordings: Sequence[str]) -> list[str]:
+    """Return the group of each utterance, such that those of one recording share it.
+
+    groups: "" for a group of its own. recordings: "" for one that stands there once. Groups that share a recording
+    become one, called as the first of them, and what had no group gets the recording's name.
     """
-    row_of = {utt_id: row for row, utt_id in enumerate(utt_ids)}
     by_recording = defaultdict(list)
-    for leak in leaks:
-        if leak.split == "train":
-            by_recording[leak.recording].append(row_of[leak.utt_id])
-    joined, parent = list(groups), {}
+    for row, recording in enumerate(recordings):
+        if recording:
+            by_recording[recording].append(row)
+    joined, renamed = list(groups), {}
 
-    def first(group: str) -> str:
-        while group in parent:
-            group = parent[group]
+    def final(group: str) -> str:
+        while group in renamed:
+            group = renamed[group]
         return group
 
     for recording, rows in by_recording.items():
         if len(rows) > 1:
-            named = list(dict.fromkeys(first(joined[row]) for row in rows if joined[row])) or [f"recording {recording}"]
-            parent |= {group: named[0] for group in named[1:]}
+            named = list(dict.fromkeys(final(joined[row]) for row in rows if joined[row])) or [f"copies of {recording}"]
+            renamed |= {group: named[0] for group in named[1:]}
             for row in rows:
                 joined[row] = joined[row] or named[0]
-    return [first(group) for group in joined]
+    return [final(group) for group in joined]
 
 
 def num_leaked_tests(leaks: Iterable[Leak]) -> int:

@@ -19,7 +19,7 @@ from src.base.errors import RunError
 from src.base.files import digest, read_json
 from src.settings.folds import Folds
 from src.store.folds import split
-from src.store.leaks import joined_groups, read_leaks
+from src.store.leaks import joined_groups, names_of_recordings, read_leaks
 
 DTYPES = {"logmel": np.float16, "cepstra": np.float32, "waveform": np.int16}
 
@@ -69,7 +69,8 @@ class Table:
                 raise ValueError(f"frames.bin has {size:,} bytes")
             num_train = int(is_train.sum())  # these come first
             utt_ids, groups = columns["utt_id"], columns["group"]
-            groups[:num_train] = joined_groups(utt_ids[:num_train], groups[:num_train], read_leaks(path))
+            recordings = names_of_recordings(utt_ids[:num_train], read_leaks(path))
+            groups[:num_train] = joined_groups(groups[:num_train], recordings)
             return Table(path, meta["digest"], kind, dim, tuple(meta["speakers"]), meta["settings"], utt_ids,
                          labels, groups, columns["text"], np.flatnonzero(is_train), np.flatnonzero(~is_train),
                          offsets, num_frames)
