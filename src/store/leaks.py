@@ -100,12 +100,12 @@ def leak_sentences(leaks: Sequence[Leak]) -> list[str]:
     counts = ", ".join(f"{number:,} {how}" for how in (SAME_BYTES, SAME_SOUND, ALIKE)
                        if (number := sum(leak.how == how for leak in leaks)))
     names = some([" = ".join(leak.utt_id for leak in own) for own in by_recording.values()])
-    said = (f"{len(by_recording):,} recordings stand there more than once, as {len(leaks):,} utterances ({counts}): "
-            f"{names}")
+    said = (f"{_counted(len(by_recording), 'recording stands', 'recordings stand')} there more than once, as "
+            f"{len(leaks):,} utterances ({counts}): {names}")
     if number := num_leaked_tests(leaks):
-        said += f"; {number:,} test utterances are recordings of the training part"
+        said += f"; {_counted(number, 'test utterance is', 'test utterances are')} in the training part too"
     if several:
-        said += f"; {len(several):,} recordings are given to several speakers"
+        said += f"; {_counted(len(several), 'recording is', 'recordings are')} given to several speakers"
     return [said]
 
 
@@ -114,5 +114,9 @@ def leak_warning(leaks: Sequence[Leak], num_test: int) -> str:
     number = num_leaked_tests(leaks)
     if not number:
         return ""
-    return (f"{number:,} of {num_test:,} test utterances are recordings that the training part holds too: these are "
-            "easier than new ones, so that the test part flatters")
+    return (f"{number:,} of {num_test:,} test utterances are recordings that the training part holds too, which "
+            "flatters their score")
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
