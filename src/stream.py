@@ -26,6 +26,7 @@ from src.runs.plan import Plan, can_hold_out, make_plan
 from src.settings.arguments import resolve
 from src.settings.config import Experiment, override
 from src.store.find import find_store, is_made_of
+from src.store.leaks import leak_warning, read_leaks
 from src.store.table import Table
 from src.train import train_and_record
 
@@ -62,7 +63,8 @@ def _say_what_to_expect(blend: Run, store_dir: Path) -> None:
     store = Store.open(store_dir)
     verdict = verdict_on(store)
     print(f"validation: {verdict}")
-    print(expect(blend, store, verdict))
+    warning = leak_warning(read_leaks(store_dir), len(store.test_rows))
+    print(expect(blend, store, verdict), *([warning] if warning else []), sep="; ")
     if verdict.is_shifted:
         runs = " ".join(blend.result["members"])
         print(f"`bash run.sh conditions {runs}` measures it on degraded copies")

@@ -63,6 +63,8 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
         blend = _find_pseudo_labels(complete.train.pseudo_labels, competition)
         complete = override(complete, {"train.pseudo_labels": blend.run_id})
         content["pseudo_labels"] = hashlib.sha256(blend.pseudo_labels_path.read_bytes()).hexdigest()
+    if "leaks" in meta:  # recordings that stand there twice; they join groups, and so decide the folds
+        content["leaks"] = meta["leaks"]
     settings = hash_weights(essential(complete))
     if meta["kind"] != "waveform":  # what preprocess used of them is in the store's digest; the model uses none
         settings.pop("features", None)

@@ -54,7 +54,7 @@ def _make(competition: Competition, clean: Table, final: Path, store_digest: str
     with contextlib.closing(StoreWriter(final.with_suffix(".partial"), sizes)) as writer:
         fill(writer, chunks, reader.read, usable_cpus(), "degrade")
         table = rows_of(_copies(clean), writer)
-        writer.finish(final, [TABLE, *table], [SKIPPED], {
+        writer.finish(final, {"table.csv": [TABLE, *table], "skipped.csv": [SKIPPED]}, {
             "digest": store_digest, "version": VERSION, "competition": competition.name, "kind": clean.kind,
             "dim": clean.dim, **counts_of(table, writer), "settings": clean.settings,
             "speakers": list(clean.speakers)})

@@ -25,7 +25,10 @@ from src.settings.config import Features
 from src.store.decoder import Reader
 from src.store.find import VERSION, store_digest_of, store_dir_of
 from src.store.folds import can_deal
+from src.store.leak_audit import find_leaks
+from src.store.leaks import COLUMNS, FILE_NAME, Leak, joined_groups, leak_sentences, names_of_recordings
 from src.store.remarks import remark_sentences
+from src.store.table import DTYPES
 from src.store.writer import Chunk, StoreWriter
 
 CHUNK_UTTERANCES, CHUNK_BYTES = 64, 1 << 24
@@ -58,15 +61,20 @@ def build_store(competition: Competition, features: Features, settings: dict[str
         hashes = known | {path: sha256 for chunk in writer.finished for path, sha256 in chunk.sha256.items()}
         store_digest, rows = store_digest_of(competition, settings, hashes), rows_of(competition.utterances, writer)
         final, counts = store_dir_of(competition, settings, store_digest), counts_of(rows, writer)
-        writer.finish(final, [TABLE, *rows], [SKIPPED, *skipped], {
+        leaks = _audit(competition, settings, reader.dim, rows, hashes, partial)
+        writer.finish(final, {"table.csv": [TABLE, *rows], "skipped.csv": [SKIPPED, *skipped],
+                              FILE_NAME: [COLUMNS, *map(dataclasses.astuple, leaks)]}, {
             "digest": store_digest, "version": VERSION, "competition": competition.name, "kind": settings["kind"],
-            "dim": reader.dim, **counts, "settings": settings, "summary": _summary(competition, settings, rows),
-            "speakers": list(competition.speakers)})
+            "dim": reader.dim, **counts, "settings": settings,
+            **({"leaks": digest([dataclasses.astuple(leak) for leak in leaks])} if leaks else {}),
+            "summary": _summary(competition, settings, rows, leaks), "speakers": list(competition.speakers)})
     memory.save(stamps, {path: hashes[path] for path in stamps})
     if skipped:
         print(f"preprocess: skipped {len(skipped)} of {_num_train(competition):,} training files that cannot be used "
               f"(all in {final / 'skipped.csv'}):\n{_listing(skipped)}", flush=True)
     _print_remarks(writer.finished, chunks)
+    for sentence in leak_sentences(leaks):
+        print(f"preprocess: {sentence} (all in {final / FILE_NAME})", flush=True)
     print(f"preprocess: {len(rows):,} utterances, {counts['num_bytes'] / 1e6:,.0f} MB in "
           f"{time.monotonic() - began:.1f} s -> {final}", flush=True)
     return final
@@ -142,9 +150,23 @@ def counts_of(rows: list[tuple], writer: StoreWriter) -> dict[str, int]:
             "num_bytes": sum(chunk.num_bytes for chunk in writer.finished)}
 
 
-def _summary(competition: Competition, settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
+def _audit(competition: Competition, settings: Mapping[str, Any], dim: int, rows: list[tuple],
+           hashes: Mapping[str, str], partial: Path) -> list[Leak]:
+    """Return the recordings that stand more than once in a store whose frames are all written."""
+    path_of = {(u.split, u.utt_id): u.path for u in competition.utterances}
+    own = ["" if competition.kind == "frames" else hashes[path_of[row[1], row[0]]] for row in rows]
+    total = sum(row[-1] for row in rows)
+    shape = (total, dim) if settings["kind"] != "waveform" else (total,)
+    frames = np.memmap(partial / "frames.bin", DTYPES[settings["kind"]], mode="r", shape=shape)
+    return find_leaks(rows, own, frames, settings)
+
+
+def _summary(competition: Competition, settings: Mapping[str, Any], rows: list[tuple],
+             leaks: list[Leak]) -> dict[str, Any]:
     """Return what an experiment's "auto" settings are decided from; a finished run is found by it without torch."""
-    speakers, groups, num_frames = zip(*[(row[2], row[3], row[-1]) for row in rows if row[1] == "train"])
+    utt_ids, speakers, groups, num_frames = zip(*[(row[0], row[2], row[3], row[-1]) for row in rows
+                                                  if row[1] == "train"])
+    groups = joined_groups(groups, names_of_recordings(utt_ids, leaks))
     index = {speaker: i for i, speaker in enumerate(competition.speakers)}
     labels = np.array([index[speaker] for speaker in speakers])
     return dataclasses.asdict(DataSummary.of(settings["kind"], labels, np.array(num_frames),

@@ -19,6 +19,7 @@ from src.base.errors import RunError
 from src.base.files import digest, read_json
 from src.settings.folds import Folds
 from src.store.folds import split
+from src.store.leaks import joined_groups, names_of_recordings, read_leaks
 
 DTYPES = {"logmel": np.float16, "cepstra": np.float32, "waveform": np.int16}
 
@@ -29,7 +30,8 @@ class Table:
 
     kind: "logmel" or "cepstra" (frames of `dim` values) or "waveform" (samples, dim 0). labels: (rows,) int64 index
     into speakers, -1 for test. offsets, num_frames: (rows,) int64 place and length in frames.bin, samples for
-    waveforms. train_rows, test_rows: int64 rows of each split, test in the order of the submission.
+    waveforms. train_rows, test_rows: int64 rows of each split, test in the order of the submission. groups: the
+    table's, joined where training utterances of two are the same recording (leaks.py).
     """
 
     directory: Path
@@ -65,8 +67,12 @@ class Table:
             wanted = meta["num_frames"] * (dim or 1) * np.dtype(DTYPES[kind]).itemsize
             if size != wanted or num_frames.sum() != meta["num_frames"]:
                 raise ValueError(f"frames.bin has {size:,} bytes")
-            return Table(path, meta["digest"], kind, dim, tuple(meta["speakers"]), meta["settings"], columns["utt_id"],
-                         labels, columns["group"], columns["text"], np.flatnonzero(is_train), np.flatnonzero(~is_train),
+            num_train = int(is_train.sum())  # these come first
+            utt_ids, groups = columns["utt_id"], columns["group"]
+            recordings = names_of_recordings(utt_ids[:num_train], read_leaks(path))
+            groups[:num_train] = joined_groups(groups[:num_train], recordings)
+            return Table(path, meta["digest"], kind, dim, tuple(meta["speakers"]), meta["settings"], utt_ids,
+                         labels, groups, columns["text"], np.flatnonzero(is_train), np.flatnonzero(~is_train),
                          offsets, num_frames)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: not a whole store ({type(error).__name__}: {error}); remove this folder and run "

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,10 +91,10 @@ class StoreWriter:
                 self._flush.result()  # of the last one; its error would be lost
             self._unflushed, self._flush = 0, self._flusher.submit(os.fsync, self._frames.fileno())
 
-    def finish(self, final: Path, table: Iterable[Sequence[Any]], skipped: Sequence[Sequence[str]], meta: Any) -> None:
-        """Write the tables, bring everything to the disk and rename the directory to `final`."""
+    def finish(self, final: Path, tables: Mapping[str, Iterable[Sequence[Any]]], meta: Any) -> None:
+        """Write the tables {file name: rows}, bring everything to the disk and rename the directory to `final`."""
         with self._disk():
-            for name, rows in (("table.csv", table), ("skipped.csv", skipped)):
+            for name, rows in tables.items():
                 with atomic_open(self.directory / name) as file:
                     csv.writer(file, lineterminator="\n").writerows(rows)
             write_json(self.directory / "meta.json", meta)

@@ -10,7 +10,8 @@ class Recording:
 
     path: where its file lies. speaker: as the corpus names them. session: "" where nothing tells; otherwise unique
     within its speaker. name: a file name, unique within its speaker and session. start_s, stop_s: the part of the file
-    that it is, in seconds; both 0 for the whole of it.
+    that it is, in seconds; both 0 for the whole of it. copies: the same for all utterances that are one recording (by
+    several microphones, at several levels), "" for one that stands there once.
     """
 
     path: Path
@@ -19,6 +20,7 @@ class Recording:
     name: str
     start_s: float = 0.0
     stop_s: float = 0.0
+    copies: str = ""
 
     @property
     def is_part(self) -> bool:

@@ -23,6 +23,7 @@ from src.base.text import some
 from src.competition.file_names import by_name
 from src.competition.open import open_competition
 from src.competition.utterances import UNSAFE, check_names
+from src.store.leaks import joined_groups
 
 GROUPED_SESSIONS = 10  # training sessions of speakers with several, from which on five folds can be made of sessions
 UNUSABLE_PART, UNUSABLE_HANDFUL = 0.05, 5  # test files that may be unusable: the larger of the two
@@ -182,9 +183,14 @@ def _write_groups(folder: Path, train: list[tuple[str, Recording]], splits: dict
     """Write utterances.csv where the corpus has sessions; folds never split a session as long as folds can be made."""
     if not any(recording.session for _, recording in train):
         return []
-    sessions = [{recording.session for recording in split.train} for split in splits.values()]
+    names = [f"{r.speaker}/{r.session}" if r.session else "" for _, r in train]
+    groups = joined_groups(names, [r.copies for _, r in train])
+    of_speaker: dict[str, set[str]] = {speaker: set() for speaker in splits}
+    for group, (_, r) in zip(groups, train):
+        of_speaker[r.speaker].add(group)
+    sessions = list(of_speaker.values())
     grouped = sum(len(names) for names in sessions if len(names) > 1) >= GROUPED_SESSIONS
-    rows = [(path, r.speaker, f"{r.speaker}/{r.session}" if r.session else "") for path, r in train]
+    rows = [(path, r.speaker, group) for (path, r), group in zip(train, groups)]
     num_columns = 3 if grouped else 2
     _table(folder / "utterances.csv", ("path", "label", "group")[:num_columns], (row[:num_columns] for row in rows))
     if grouped:

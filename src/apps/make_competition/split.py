@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
+from src.apps.make_competition.copies import mark_copies
 from src.apps.make_competition.corpus import Corpus
 from src.apps.make_competition.corpus_recording import Recording
 from src.base.errors import InputError
 from src.base.text import some
+from src.store.leaks import joined_groups
 
 TEST_PART = 0.2  # of a speaker's utterances, unless a number is given
 
@@ -30,6 +32,7 @@ def choose(corpus: Corpus, num_train: int | None, num_test: int | None, num_spea
     recordings = _without_copies(corpus.recordings)
     if num_copies := len(corpus.recordings) - len(recordings):
         print(f"left out: {num_copies:,} files that are copies of others, which could stand on both sides")
+    recordings = mark_copies(recordings)
     by_speaker: dict[str, list[Recording]] = {}
     for recording in recordings:
         by_speaker.setdefault(recording.speaker, []).append(recording)
@@ -80,12 +83,13 @@ def _without_copies(recordings: Sequence[Recording]) -> list[Recording]:
 def _split(recordings: list[Recording], num_train: int | None, num_test: int | None, rng: Generator) -> Split | str:
     """Return one speaker's split by sessions, or the reason why there is none.
 
-    A recording without a session is one of its own. Without num_test, the sessions for the test are those whose number
-    of utterances comes nearest to a fifth of all.
+    A recording without a session is one of its own; sessions that share a recording count as one. Without num_test, the
+    sessions for the test are those whose number of utterances comes nearest to a fifth of all.
     """
     sessions: dict[str, list[Recording]] = {}
-    for i, recording in enumerate(recordings):
-        sessions.setdefault(recording.session or f"\0{i}", []).append(recording)
+    names = joined_groups([r.session for r in recordings], [r.copies for r in recordings])
+    for i, (name, recording) in enumerate(zip(names, recordings)):
+        sessions.setdefault(name or f"\0{i}", []).append(recording)
     wanted = num_test or max(1, round(TEST_PART * len(recordings)))
     if len(recordings) < (num_train or 1) + wanted:
         return f"with fewer than {num_train or 1} + {wanted} utterances"
