@@ -20,7 +20,7 @@ from src.apps.make_competition.make import make_competition
 from src.apps.make_competition.split import Split
 from src.base.errors import InputError, RunError, SettingError
 from src.competition.open import open_competition
-from src.submit import local_score
+from src.ledger.score import local_score
 from tests.support.competitions import voice, write_audio, write_table
 
 
