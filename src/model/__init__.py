@@ -1,0 +1,1 @@
+"""A speaker model: front end, encoder, pooling, embedding and head."""
