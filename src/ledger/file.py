@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.base.errors import InputError, RunError, SettingError, nearest
+from src.base.file_system import open_to_append, sync
 from src.base.files import atomic_open, lock
 from src.base.workspace import ledger_path
 from src.ledger.row import COLUMNS, problem_of, to_cell
@@ -43,7 +44,7 @@ def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False)
         raise SettingError(f"ledger: {problem}")
     line = _line(cells)
     with _locked(path):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        file = open_to_append(path)
         try:
             data = path.read_bytes()
             rows, new = [old for _, old in _parse(data, path)], dict(zip(COLUMNS, cells))
@@ -53,7 +54,7 @@ def append(row: Mapping[str, Any], path: Path | None = None, once: bool = False)
             try:
                 if os.write(file, content) != len(content):
                     raise OSError("the disk is full")
-                os.fsync(file)
+                sync(file, path)
             except OSError as error:
                 os.ftruncate(file, len(data))
                 raise RunError(f"{path}: the row of {row.get('run_id') or 'a run'} could not be written ({error}); "
