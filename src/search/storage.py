@@ -22,7 +22,7 @@ DRIVERS = {"postgresql": ("psycopg", "psycopg2", "pg8000"), "mysql": ("pymysql",
 
 
 class JournalLock:
-    """Lock of a journal that dies with its holder; Optuna's own, which outlives a kill by 30 seconds, where none can."""
+    """Lock of a journal that dies with its holder; without locks Optuna's, which outlives a kill by 30 s."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

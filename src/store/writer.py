@@ -52,8 +52,8 @@ class StoreWriter:
         self._frames_path = directory / "frames.bin"
         with self._disk():
             directory.mkdir(parents=True, exist_ok=True)
-            self._frames, self._journal = (open(open_to_append(directory / name), "r+b", buffering=0)
-                                           for name in ("frames.bin", "journal.jsonl"))  # closed by `close`
+            names = ("frames.bin", "journal.jsonl")  # closed by `close`
+            self._frames, self._journal = (os.fdopen(open_to_append(directory / name), "r+b", 0) for name in names)
             self._resume()
         self._flusher, self._flush, self._unflushed = ThreadPoolExecutor(1), Future(), 0
         self._flush.set_result(None)
