@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from src.base import distributed
 from src.base.errors import RunError, SettingError, SpeakerIDError
@@ -143,8 +144,8 @@ def _remedy(error: OSError) -> str:
     """Return what an error of the operating system says, and what helps against it where that is known."""
     if is_disk_full(error):
         return "the disk is full; make room and run the same command again"
-    path, is_forbidden = str(error.filename or ""), error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    if is_forbidden and os.path.abspath(path).startswith(f"{os.path.abspath(workspace_dir())}{os.sep}"):
+    is_forbidden = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if is_forbidden and Path(str(error.filename)).absolute().is_relative_to(workspace_dir().absolute()):
         return (f"{error.strerror}; {VARIABLE}=DIR before the same command writes everything to a folder of yours "
                 f"instead of {workspace_dir()}")
     return f"{error.strerror or error} (--verbose shows where)"
