@@ -52,7 +52,7 @@ def test_without_locks_a_run_is_whole_and_one_line_says_so(frames_dir, workspace
     assert main(["run", "--data", str(frames_dir), "--experiment", "quick", "--set", "folds=1", "--set",
                  "train.steps=2", "--set", "train.valid_every=2"]) == 0
     said = [line for line in capfd.readouterr().err.splitlines() if "cannot" in line]
-    assert said == [f"{workspace / 'data'}: cannot lock files here ({os.strerror(code)}); do not start two runs at once"]
+    assert said == [f"{workspace}/data: cannot lock files here ({os.strerror(code)}); do not start two runs at once"]
     assert (workspace / "submission.csv").exists()
     assert len((workspace / "ablations.csv").read_text().splitlines()) == 2
 
@@ -119,10 +119,10 @@ def test_names_that_the_terminal_cannot_show_are_printed_by_every_process(audio_
     (audio_dir / "train" / "anna").rename(audio_dir / "train" / "Zoë")
     (audio_dir / "sample_submission.csv").unlink()
     folder = audio_dir.rename(tmp_path / "Wettbewerb_ü")
-    environment = os.environ | variables | {"SPEAKER_ID_WORKSPACE": str(tmp_path / "ä"), "SPEAKER_ID_FOLDS_AT_ONCE": "2",
-                                            "OMP_NUM_THREADS": "1"}
+    ours = {"SPEAKER_ID_WORKSPACE": str(tmp_path / "ä"), "SPEAKER_ID_FOLDS_AT_ONCE": "2", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "src", "run", "--data", str(folder), "--experiment", "quick", "--set", "folds=2", "--set",
-         "train.steps=2", "--set", "train.valid_every=2"], capture_output=True, cwd=ROOT, env=environment)
+        [sys.executable, "-m", "src", "run", "--data", str(folder), "--experiment", "quick", "--set", "folds=2",
+         "--set", "train.steps=2", "--set", "train.valid_every=2"],
+        capture_output=True, cwd=ROOT, env=os.environ | ours | variables)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     assert b"Wettbewerb_" in done.stdout
