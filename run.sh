@@ -24,6 +24,7 @@ root="$(cd -P "$(dirname "$self")" && pwd)"
 venv="$root/.venv"
 python="$venv/bin/python"
 log="$venv/install.log"  # comes before all else, so that an unfinished .venv is known as one of run.sh's
+export PYTHONUTF8=1  # file names are UTF-8 whatever the locale says
 export PYTHONSAFEPATH=1 PYTHONPATH="$root"  # no module of the caller's is imported, here or in a process started later
 
 is_up_to_date() { cmp -s "$root/requirements.txt" "$venv/installed.txt"; }
@@ -73,12 +74,22 @@ set_up() {
     cp "$root/requirements.txt" "$venv/installed.txt"
 }
 
-if ! is_set_up; then
-    exec 9>"$root/.setup.lock"
-    if command -v flock >/dev/null 2>&1 && ! flock --nonblock 9; then
+# Lock file 9, after any other run.sh that has it; without locks, say so and go on. flock itself says nothing where the
+# lock is held, and what is wrong otherwise.
+lock_setup() {
+    local said
+    if ! command -v flock >/dev/null 2>&1 || said="$(flock -n 9 2>&1)"; then return; fi
+    if [[ -z "$said" ]]; then
         echo "another run.sh is setting up .venv; waiting for it"
-        flock 9
+        if said="$(flock 9 2>&1)"; then return; fi
     fi
+    echo "$root: cannot lock files here (${said##*: }); do not start two run.sh at once while .venv is set up" >&2
+}
+
+if ! is_set_up; then
+    [[ -w "$root" ]] || fail "$root cannot be written, so .venv cannot be set up there; copy it to a folder of yours"
+    exec 9>"$root/.setup.lock"
+    lock_setup
     is_set_up || set_up
     exec 9>&-
 fi

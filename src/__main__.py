@@ -1,13 +1,16 @@
 """`python -m src STAGE …`: argument parsing only; each stage is imported when it is called."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from src.base import distributed
 from src.base.errors import RunError, SettingError, SpeakerIDError
 from src.base.files import is_disk_full
+from src.base.workspace import VARIABLE, workspace_dir
 from src.settings import arguments
 
 # Idle OpenMP threads spin for a moment, not for milliseconds, before they sleep: alone a step takes as long (ECAPA-TDNN
@@ -133,15 +136,25 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if options.verbose:
             raise
-        said = ("the disk is full; make room and run the same command again" if is_disk_full(error)
-                else f"{error.strerror or error} (--verbose shows where)")
-        print(f"error: {error.filename or 'reading or writing'}: {said}", file=sys.stderr)
+        print(f"error: {error.filename or 'reading or writing'}: {_remedy(error)}", file=sys.stderr)
         return RunError.exit_code
     return 0
 
 
+def _remedy(error: OSError) -> str:
+    """Return what an error of the operating system says, and what helps against it where that is known."""
+    if is_disk_full(error):
+        return "the disk is full; make room and run the same command again"
+    is_forbidden = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if is_forbidden and Path(str(error.filename)).absolute().is_relative_to(workspace_dir().absolute()):
+        return (f"{error.strerror}; {VARIABLE}=DIR before the same command writes everything to a folder of yours "
+                f"instead of {workspace_dir()}")
+    return f"{error.strerror or error} (--verbose shows where)"
+
+
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+    os.environ["PYTHONIOENCODING"] = f"{sys.stdout.encoding}:backslashreplace"  # in processes started later as well
     code = main()
     if distributed.world_size() > 1:
         from src.training.collectives import leave

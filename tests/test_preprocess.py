@@ -17,6 +17,7 @@ import torchaudio
 
 from src.base.errors import InputError, RunError, SettingError
 from src.base.torch_files import CorruptFile
+from src.competition import hashes as hashes_module
 from src.competition.open import open_competition
 from src.model import frontend
 from src.model.frontend import LogMel
@@ -347,6 +348,19 @@ def test_one_changed_file_changes_the_digest_and_nothing_else_does(audio_dir, re
     for torn in ("", "[1, 2]", '{"train/anna/0.wav": [3'):
         hashes.write_text(torn)
         assert find_store(open_competition(audio_dir), Features()) is None
+
+
+def test_times_of_whole_seconds_hide_no_change(frames_dir, monkeypatch):
+    path, written_s = frames_dir / "frames.npy", 1_700_000_000
+    data = bytearray(path.read_bytes())
+    monkeypatch.setattr(hashes_module.time, "time_ns", lambda: written_s * 10**9 + 10**8)
+    stores = []
+    for _ in range(2):  # within the second of its first writing
+        path.write_bytes(data)
+        os.utime(path, (written_s, written_s))
+        stores.append(make(frames_dir))
+        data[-1] ^= 1
+    assert stores[0] != stores[1]
 
 
 def test_only_settings_that_are_used_name_the_store(audio_dir, frames_dir, course_dir):

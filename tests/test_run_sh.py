@@ -155,6 +155,26 @@ def test_a_linked_venv_of_other_packages_is_left_whole(checkout, tmp_path):
     assert contents(elsewhere) == before
 
 
+@pytest.mark.parametrize(("flock", "said"), [
+    ("echo 'flock: 9: Function not implemented' >&2; exit 65", "cannot lock files here (Function not implemented)"),
+    ("echo 'flock: Operation not supported' >&2; exit 1", "cannot lock files here (Operation not supported)"),
+    ('[ "$1" = 9 ]', "another run.sh is setting up .venv; waiting for it"),
+], ids=["util-linux", "busybox", "held"])
+def test_a_lock_that_is_held_is_told_from_one_that_cannot_be(checkout, tmp_path, flock, said):
+    (checkout / ".venv" / "installed.txt").unlink()
+    write(checkout / ".venv" / "install.log", "")
+    (tmp_path / "tools" / "flock").unlink()
+    write(tmp_path / "tools" / "flock", f"#!/bin/sh\n{flock}\n", is_program=True)
+    output = call(tmp_path, checkout / "run.sh")
+    assert [said in output, "cannot lock" in output, "waiting" in output] == [True, "cannot" in said, "waiting" in said]
+    assert places(output) == [(str(checkout), "tqdm", str(tmp_path))]
+
+
+def test_file_names_are_utf8_whatever_the_locale(checkout, tmp_path):
+    write(checkout / "src" / "__main__.py", "import sys; print(sys.getfilesystemencoding())")
+    assert call(tmp_path, checkout / "run.sh", LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") == "utf-8\n"
+
+
 @pytest.mark.parametrize("installer", ["uv", "pip"])
 @pytest.mark.parametrize("python", ["gone", "of other packages", "stopped while it was set up"])
 def test_a_venv_that_does_not_work_is_made_anew(checkout, tmp_path, installer, python):

@@ -195,7 +195,7 @@ def test_a_loss_that_explodes_is_an_error_and_a_row(frames_dir, workspace):
 def test_a_run_is_found_by_any_unique_prefix(frames_dir, workspace):
     plan, _, _ = train(frames_dir, folds=1)
     other, _, _ = train(frames_dir, folds=1, seed=1)
-    for name in (plan.run_id, plan.run_id[:-3], plan.run_id.split("/")[1]):
+    for name in (plan.run_id, plan.run_id[:-3], plan.run_id.split("/")[1], f"{plan.run_id}/"):
         assert Run.find(name).directory == plan.directory
     with pytest.raises(SettingError, match="not unique"):
         Run.find("toy_frames/course")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.base.errors import RunError
+from src.base.file_system import flock, replace, sync
 
 
 @contextlib.contextmanager
@@ -32,8 +33,8 @@ def atomic_open(path: Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
         with open(temporary, mode, **kwargs) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            sync(file.fileno(), path)
+        replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if is_disk_full(error):
@@ -70,19 +71,19 @@ def digest(content: Any) -> str:
 def lock(path: Path, wait_message: str = "", timeout_s: float = math.inf) -> Iterator[None]:
     """Hold an exclusive lock file; where another process has it, print `wait_message` and wait for it.
 
-    The kernel releases the lock when its holder dies, so a kill never leaves it behind. Raises TimeoutError where it is
-    held for `timeout_s`.
+    The kernel releases the lock when its holder dies, so a kill never leaves it behind. Where the file system has no
+    locks, nothing is held, and one line says so. Raises TimeoutError where it is held for `timeout_s`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             if wait_message:
                 print(wait_message, flush=True)
             if timeout_s == math.inf:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                flock(file, fcntl.LOCK_EX, path)
             else:
                 _wait_for_lock(file, timeout_s)
         yield
@@ -100,10 +101,10 @@ def _wait_for_lock(file: IO, timeout_s: float) -> None:
 
 
 def is_held(lock_path: Path) -> bool:
-    """Return whether a live process holds a lock file of `src.base.files.lock`."""
+    """Return whether a live process holds a lock file of `src.base.files.lock`; False where nothing can be locked."""
     try:
         with open(lock_path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB, Path(lock_path))
     except FileNotFoundError:
         return False
     except BlockingIOError:

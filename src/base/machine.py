@@ -1,10 +1,13 @@
 """What this machine and this process can do: CPU cores, memory, bfloat16, GPU; peak memory and the C library's heap."""
 
 import ctypes
+import math
 import os
 import resource
 import sys
 from pathlib import Path
+
+from src.base.cgroup import cpu_limit, memory_limit
 
 
 def multiplies_bfloat16() -> bool:
@@ -17,13 +20,27 @@ def multiplies_bfloat16() -> bool:
 
 
 def usable_cpus() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processors that this process may use: a quota of one and a half counts as two."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(number, math.ceil(cpu_limit() or number))
 
 
 def memory_gb() -> int:
-    """Return this machine's memory in whole gigabytes."""
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
+    """Return the memory in whole gigabytes that this process may use: the machine's, or a container's rounded down."""
+    number = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
+    limit = memory_limit()
+    return number if limit is None else min(number, int(limit / 1e9))
+
+
+def is_alive(process_id: int) -> bool:
+    """Return whether a process of this number runs on this machine."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def has_gpu() -> bool:

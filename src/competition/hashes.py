@@ -2,13 +2,15 @@
 
 Goes in: a competition. Comes out: the digest of its content, which names stores and runs. A file's hash is remembered
 by its path, size and modification time in data/cache/<competition>/. Touching a file costs one reading of it and
-changes no digest.
+changes no digest. Where times are whole seconds, as on FAT, a file that has just been written is not remembered: it
+could change once more and keep its time.
 """
 
 import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from src.competition.open import Competition
 
 Stamp = tuple[int, int]  # size in bytes, modification time in ns
 SHA256 = re.compile(r"[0-9a-f]{64}")
+SECOND_NS = 10**9
+COARSEST_NS = 2 * SECOND_NS  # between two times of FAT
 
 
 def stamp(status: os.stat_result) -> Stamp:
@@ -44,6 +48,7 @@ class HashMemory:
         folder = digest(os.path.realpath(competition.directory))[:8]  # two folders may share a name
         self.path: Path = cache_dir(competition.name) / f"hashes-{folder}.json"
         self._remembered: dict[str, list] = {}
+        self._since_ns = time.time_ns()
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -62,9 +67,13 @@ class HashMemory:
 
     def save(self, stamps: Mapping[str, Stamp], hashes: Mapping[str, str]) -> None:
         """Remember `hashes` of files with these stamps, and nothing else, atomically."""
-        self._remembered = {path: [*stamps[path], sha256] for path, sha256 in hashes.items()}
+        self._remembered = {path: [*stamps[path], sha256] for path, sha256 in hashes.items()
+                            if not self._may_hide_a_change(stamps[path][1])}
         with atomic_open(self.path) as file:
             json.dump(self._remembered, file, separators=(",\n", ":"))
+
+    def _may_hide_a_change(self, time_ns: int) -> bool:
+        return time_ns % SECOND_NS == 0 and time_ns > self._since_ns - COARSEST_NS
 
 
 def content_digest(competition: Competition, hashes: Mapping[str, str]) -> str:

@@ -153,7 +153,8 @@ def _find(data: str | Path) -> Path:
     named = os.fspath(data)
     if not named:
         raise SettingError("--data: name a folder under data/, or give the path of one")
-    candidates = [DATA_DIR / named] if Path(named).name == named and named not in (".", "..") else []
+    name = named.rstrip("/")  # which a shell completes
+    candidates = [DATA_DIR / name] if Path(name).name == name and name not in (".", "..") else []
     for candidate in [*candidates, Path(named)]:
         if os.path.isdir(candidate):  # Path.is_dir raises for a name that is too long
             directory = Path(os.path.abspath(candidate))
@@ -162,7 +163,7 @@ def _find(data: str | Path) -> Path:
             return directory
     known = [entry.name for entry in DATA_DIR.iterdir() if entry.is_dir()] if DATA_DIR.is_dir() else []
     raise SettingError(f"--data {named}: no such folder, under data/ or by path"
-                       f"{nearest(named, set(known) - {'cache', 'runs', 'smoke'})}")
+                       f"{nearest(name, set(known) - {'cache', 'runs', 'smoke'})}")
 
 
 def find_folder(name: str) -> Path:

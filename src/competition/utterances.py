@@ -7,6 +7,7 @@ and a pipe would never end.
 
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -160,6 +161,9 @@ def check_names(directory: Path, what: str, names: Iterable[str]) -> None:
     """Raise InputError for a name that is empty, cannot stand on one line, or equals another as Unicode text."""
     seen: set[str] = set()
     for name in names:
+        if not name.isascii() and not name.isprintable() and sys.getfilesystemencoding() != "utf-8":
+            raise InputError(f"{directory}: {what} {name!r}: this locale cannot read it; PYTHONUTF8=1 before the same "
+                             "command reads names as UTF-8")
         if not name or UNSAFE.search(name) or name != name.strip():
             raise InputError(f"{directory}: {what} {name!r}: empty, or with control characters or spaces around it; "
                              "rename it")

@@ -238,11 +238,11 @@ def _add(path: Path, data: bytes, sheet: Sheet, row: Row) -> None:
     if not after.data.startswith(data):
         return _write(path, after)
     content = after.data[len(data):]
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = open_to_append(path)
     try:
         if os.write(file, content) != len(content):
             raise OSError("the disk is full")
-        os.fsync(file)
+        sync(file, path)
     except OSError as error:
         os.ftruncate(file, len(data))
         raise RunError(f"{path}: the row of {row['run_id'] or 'a run'} could not be written ({error}); make room and "

@@ -118,7 +118,7 @@ class Run:
         Of several it is the finished one, where only one is finished. A name without a competition is looked for in all
         of them. Raises SettingError when none or several match.
         """
-        by_id = {run.run_id: run for run in cls.every()}
+        by_id, name = {run.run_id: run for run in cls.every()}, name.rstrip("/")  # which a shell completes
         if name in by_id:
             return by_id[name]
         matches = [i for i in by_id if i.startswith(name) or i.partition("/")[2].startswith(name)]

@@ -6,33 +6,41 @@ In: a URL. Out: an Optuna storage in which a waiting trial is taken once and a k
 import fcntl
 import importlib.util
 import os
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from src.base.errors import RunError, SettingError
+from src.base.file_system import flock
 
 DRIVERS = {"postgresql": ("psycopg", "psycopg2", "pg8000"), "mysql": ("pymysql", "MySQLdb")}
 
 
 class JournalLock:
-    """Lock of a journal that dies with its holder; Optuna's own outlives a kill by 30 seconds."""
+    """Lock of a journal that dies with its holder; without locks Optuna's, which outlives a kill by 30 s."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = -1
+        self.instead: JournalFileOpenLock | None = None
 
     def acquire(self) -> bool:
         """Wait for the lock."""
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self.file, fcntl.LOCK_EX)
+        if not flock(self.file, fcntl.LOCK_EX, self.path):
+            self.instead = self.instead or JournalFileOpenLock(str(self.path))
+            return self.instead.acquire()
         return True
 
     def release(self) -> None:
         """Free it."""
+        if self.instead:
+            self.instead.release()
         os.close(self.file)
 
 
@@ -84,6 +92,10 @@ def open_storage(url: str, heartbeat_s: int = 60) -> optuna.storages.BaseStorage
         storage = optuna.storages.RDBStorage(
             parsed.render_as_string(hide_password=False), heartbeat_interval=heartbeat_s, grace_period=10 * heartbeat_s,
             engine_kwargs={"connect_args": {"timeout": 120}} if is_sqlite else {"pool_pre_ping": True})
+    except RuntimeError as error:
+        if "table schema" not in str(error):
+            raise
+        raise RunError(_other_version(said, str(error))) from error
     except ImportError as error:
         raise SettingError(f"--storage {said}: its driver is not installed ({error.__cause__ or error})") from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -92,6 +104,16 @@ def open_storage(url: str, heartbeat_s: int = 60) -> optuna.storages.BaseStorage
     if is_sqlite:
         _serialise(storage.engine)
     return storage
+
+
+def _other_version(said: str, message: str) -> str:
+    """Return what to do with a study that another version of Optuna made."""
+    made_by = re.search(r"set up by optuna ([^)]*)\)", message)
+    begun = f"--storage {said}: made by Optuna {made_by[1] if made_by else 'of another version'}"
+    if "storage upgrade" in message:
+        return (f"{begun}; copy it and bring the tables up to date, `.venv/bin/optuna storage upgrade --storage "
+                f"{shlex.quote(said)}`, or name another file")
+    return f"{begun}, newer than the {optuna.__version__} that is installed; name another file"
 
 
 def _first_line(error: Exception) -> str:

@@ -28,7 +28,9 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from src.base.file_system import flock
 from src.base.files import lock
+from src.base.machine import is_alive
 from src.search.storage import open_storage
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -152,15 +154,14 @@ def _is_dead(trial: FrozenTrial, spec: StudySpec) -> bool:
 
 
 def _is_held(path: Path) -> bool:
-    """Return whether a live process holds a worker's lock file."""
+    """Return whether a live process holds a worker's lock file; without locks, whether one of its number lives."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB, path) and is_alive(int(path.name.partition("-")[0]))
     except FileNotFoundError:
         return False  # the worker ended, or its folder was removed
     except BlockingIOError:
         return True
-    return False
 
 
 def _owed(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
@@ -196,7 +197,7 @@ def signature(directory: Path) -> Iterator[dict[str, str]]:
                 if other.name[0] != "." and not _is_held(other):
                     other.unlink()
             file = stack.enter_context(open(path, "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            flock(file, fcntl.LOCK_EX, path)
         stack.callback(path.unlink, missing_ok=True)
         yield {"host": socket.gethostname(), "lock": str(path.absolute())}
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import RunError
+from src.base.file_system import open_to_append, sync, sync_folder
 from src.base.files import atomic_open, write_json
 
 FLUSH_BYTES = 1 << 27  # the disk writes while the next chunks are computed: half of the time of one flush at the end
@@ -48,10 +49,11 @@ class StoreWriter:
     def __init__(self, directory: Path, chunk_sizes: Sequence[int]) -> None:
         self.directory, self.chunk_sizes = directory, chunk_sizes
         self.finished: list[Chunk] = []
+        self._frames_path = directory / "frames.bin"
         with self._disk():
             directory.mkdir(parents=True, exist_ok=True)
-            self._frames = open(directory / "frames.bin", "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
-            self._journal = open(directory / "journal.jsonl", "a+b", buffering=0)  # noqa: SIM115
+            names = ("frames.bin", "journal.jsonl")  # closed by `close`
+            self._frames, self._journal = (os.fdopen(open_to_append(directory / name), "r+b", 0) for name in names)
             self._resume()
         self._flusher, self._flush, self._unflushed = ThreadPoolExecutor(1), Future(), 0
         self._flush.set_result(None)
@@ -68,8 +70,9 @@ class StoreWriter:
                 break
             self.finished.append(chunk)
             position, lines = position + chunk.num_bytes, lines + len(line)
-        self._frames.truncate(position)
-        self._journal.truncate(lines)
+        for file, size in ((self._frames, position), (self._journal, lines)):
+            file.truncate(size)
+            file.seek(size)
 
     def _crc(self, num_bytes: int) -> int:
         """Return the CRC-32 of the next bytes of frames.bin; one of fewer bytes differs."""
@@ -89,7 +92,7 @@ class StoreWriter:
         if self._unflushed >= FLUSH_BYTES and self._flush.done():
             with self._disk():
                 self._flush.result()  # of the last one; its error would be lost
-            self._unflushed, self._flush = 0, self._flusher.submit(os.fsync, self._frames.fileno())
+            self._unflushed, self._flush = 0, self._flusher.submit(sync, self._frames.fileno(), self._frames_path)
 
     def finish(self, final: Path, tables: Mapping[str, Iterable[Sequence[Any]]], meta: Any) -> None:
         """Write the tables {file name: rows}, bring everything to the disk and rename the directory to `final`."""
@@ -99,14 +102,12 @@ class StoreWriter:
                     csv.writer(file, lineterminator="\n").writerows(rows)
             write_json(self.directory / "meta.json", meta)
             self._flush.result()
-            os.fsync(self._frames.fileno())
+            sync(self._frames.fileno(), self._frames_path)
             self.close()
             if final.exists():  # torn, or it would have been used
                 shutil.rmtree(final)
             os.rename(self.directory, final)
-            descriptor = os.open(final.parent, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            sync_folder(final.parent)
             (final / "journal.jsonl").unlink()
 
     def close(self) -> None:

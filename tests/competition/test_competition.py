@@ -260,6 +260,7 @@ def test_faults_of_embedded_frames(frames_dir, mutate, message):
 def test_what_is_no_competition_is_said_with_what_was_looked_for(tmp_path):
     with pytest.raises(InputError, match=r"looked for metadata\.json \(missing\).*frames\.npy.*train \(missing\)"):
         open_competition(tmp_path)
+    assert open_competition("japanese_vowels/").name == "japanese_vowels"  # as a shell completes it
     with pytest.raises(SettingError, match="did you mean 'japanese_vowels'"):
         open_competition("japanese_vowel")
 
@@ -452,3 +453,16 @@ def test_an_id_may_name_a_file_without_an_ending(audio_dir):
         path.rename(path.with_suffix(""))
     write_table(audio_dir / "sample_submission.csv", [("Id", "Category"), *((f"t{i}", "anna") for i in (2, 0, 3, 1))])
     assert open_competition(audio_dir).test_ids == ["t2", "t0", "t3", "t1"]
+
+
+def test_a_name_that_the_locale_cannot_read_names_the_remedy(audio_dir):
+    (audio_dir / "sample_submission.csv").unlink()
+    (audio_dir / "train" / "anna").rename(audio_dir / "train" / "Zoë")
+    code = "import sys; from src.competition.open import open_competition; open_competition(sys.argv[1])"
+    ascii_only = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    needed = ascii_only | {"PYTHONUTF8": "1"}
+    for variables, cause in ((ascii_only, "PYTHONUTF8=1 before the same command"), (needed, "")):
+        done = subprocess.run([sys.executable, "-c", code, str(audio_dir)], env=os.environ | variables, text=True,
+                              capture_output=True, cwd=PROJECT_DIR)
+        assert bool(done.returncode) == bool(cause), done.stderr
+        assert cause in done.stderr

@@ -1,11 +1,14 @@
 """A study under fire: workers killed, interrupted and raced, on SQLite, a journal file and PostgreSQL."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,7 @@ from src.search.study import (
     num_finished,
     open_study,
     recover,
+    signature,
     work,
 )
 
@@ -306,3 +310,42 @@ def test_search_killed_again_and_again_loses_nothing(tmp_path, url):
     drawn = [trial.params["x"] for trial in study.trials if trial.state in FINISHED]
     assert len(drawn) == len(set(drawn)) == 60
     optuna.delete_study(study_name="study", storage=study._storage)
+
+
+@pytest.mark.parametrize(("revision", "remedy"), [
+    ("v2.6.0.a", "made by Optuna 2.10.1; copy it and bring the tables up to date, "
+                 "`.venv/bin/optuna storage upgrade --storage {url}`, or name another file"),
+    ("v99.0.0.a", f"made by Optuna 2.10.1, newer than the {optuna.__version__} that is installed; name another file")])
+def test_a_study_of_another_optuna_is_refused_in_one_line(tmp_path, revision, remedy):
+    url = f"sqlite:///{tmp_path}/old.db"
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as database, database:
+        database.execute("CREATE TABLE version_info (version_info_id INTEGER NOT NULL, schema_version INTEGER, "
+                         "library_version VARCHAR(256), PRIMARY KEY (version_info_id), CHECK (version_info_id = 1))")
+        database.execute("INSERT INTO version_info VALUES (1, 12, '2.10.1')")
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
+                         "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))")
+        database.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    with pytest.raises(RunError) as caught:
+        open_storage(url)
+    assert str(caught.value) == f"--storage {url}: {remedy.format(url=url)}"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_without_locks_a_live_worker_is_told_from_a_dead_one(tmp_path, monkeypatch, kind):
+    def flock(file, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    url = {"sqlite": f"sqlite:///{tmp_path}/study.db", "journal": f"journal:{tmp_path}/study.journal"}[kind]
+    spec = spec_of(tmp_path, url=url, num_trials=2)
+    study = open_study(spec)
+    with signature(spec.directory / "workers") as worker:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        dead_lock = Path(worker["lock"]).with_name(f"{gone.pid}-1.lock")
+        dead_lock.touch()
+        for name in (worker["lock"], str(dead_lock)):
+            study.ask().set_user_attr("worker", worker | {"lock": name})
+        assert recover(study, spec) == [1]
+    work(spec, draw, go_on=lambda: num_finished(study) == 0)
+    assert num_finished(study) == 1

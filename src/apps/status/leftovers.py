@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.base.file_system import flock
 from src.base.files import is_held, num_bytes
+from src.base.machine import is_alive
 from src.base.text import shown_path
 from src.base.workspace import FOLDERS, cache_dir, runs_dir, workspace_dir
 from src.runs.folder import Run, stores
@@ -46,9 +48,9 @@ def leftovers() -> list[Leftover]:
 
 def remove(leftover: Leftover) -> bool:
     """Remove a leftover, unless a process took its lock meanwhile or it is one no more; return whether it is gone."""
-    with _held(leftover.lock) as is_ours:
-        if not is_ours or not leftover.is_spent():
-            print(f"{shown_path(leftover.path)}: in use again, kept")
+    with _held(leftover.lock) as problem:
+        if problem or not leftover.is_spent():
+            print(f"{shown_path(leftover.path)}: kept, {problem or 'in use again'}")
             return False
         if leftover.path.is_dir():
             shutil.rmtree(leftover.path)
@@ -104,31 +106,21 @@ def _spent_temporaries() -> Iterator[Leftover]:
     for path in [*root.glob(".*.tmp"), *(path for folder in folders for path in folder.rglob(".*.tmp"))]:
         number = TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(FileNotFoundError):  # renamed since
-            if number and not _is_alive(int(number[1])) and time.time() - path.stat().st_mtime > SETTLED_S:
+            if number and not is_alive(int(number[1])) and time.time() - path.stat().st_mtime > SETTLED_S:
                 yield Leftover(path, "a temporary file of a process that is gone", path.stat().st_size, None,
                                path.exists)
 
 
-def _is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
 @contextlib.contextmanager
-def _held(lock_path: Path | None) -> Iterator[bool]:
-    """Hold a lock file for the block, and say whether that was possible without waiting."""
+def _held(lock_path: Path | None) -> Iterator[str]:
+    """Hold a lock file for the block, and say why that is not possible without waiting, or ""."""
     if lock_path is None:
-        yield True
+        yield ""
         return
-    with open(lock_path, "a") as file:
+    with open(os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o666), "rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, lock_path)
         except BlockingIOError:
-            yield False
+            yield "in use again"
             return
-        yield True
+        yield "" if is_ours else "without locks nobody can tell whether it is in use; delete it while nothing runs"
