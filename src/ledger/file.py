@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError, RunError, SettingError, nearest
+from src.base.file_system import open_to_append, sync
 from src.base.files import atomic_open, lock
 from src.base.workspace import ledger_path
 from src.ledger.row import COLUMNS, problem_of, to_cell

@@ -11,6 +11,7 @@ import numpy as np
 
 SEGMENTS, SAMPLES, BANDS = 32, 4, 8  # of a sketch: the parts of an utterance, the frames read of each, the mel bands
 MOST_LAG = 16  # frames by which two copies may be shifted; a codec adds up to seven
+LAG_FRAMES = 128  # from the middle of two recordings, by which their lag is found
 SURE = 0.5, 14.0  # similarity of the same recording: above 0.5 + 14 / num_frames
 FEWEST_FRAMES = 30  # with fewer, one word said twice is as alike as two copies
 
@@ -48,13 +49,16 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
     from frame to frame where they are loud, at the lag where it is highest."""
     a, b = _changes(first), _changes(second)
     most = min(MOST_LAG, min(len(a), len(b)) // 4)
-    best = -1.0
-    for lag in range(-most, most + 1):
-        x, y = a[max(lag, 0) :], b[max(-lag, 0) :]
-        length = min(len(x), len(y))
-        x, y = x[:length].ravel(), y[:length].ravel()
-        best = max(best, float(x @ y / np.sqrt((x @ x) * (y @ y) + 1e-9)))
-    return best
+    middle = max(0, min(len(a), len(b)) - LAG_FRAMES) // 2
+    lag = max(range(-most, most + 1), key=lambda lag: _correlation(a, b, lag, middle, LAG_FRAMES))
+    return _correlation(a, b, lag, 0, max(len(a), len(b)))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, lag: int, begin: int, length: int) -> float:
+    """Return the correlation of a[t + lag] and b[t] over at most `length` frames t from `begin` on."""
+    x, y = a[begin + max(lag, 0) :][:length], b[begin + max(-lag, 0) :][:length]
+    x, y = x[: len(y)].ravel(), y[: len(x)].ravel()
+    return float(x @ y / np.sqrt((x @ x) * (y @ y) + 1e-9))
 
 
 def is_same(first: np.ndarray, second: np.ndarray) -> bool:

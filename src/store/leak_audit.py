@@ -19,7 +19,7 @@ from src.store.fingerprint import MOST_LAG, SAMPLES, SEGMENTS, is_same, normalis
 from src.store.leaks import ALIKE, SAME_BYTES, SAME_SOUND, Leak
 
 TABLES, NEIGHBOURS = 24, 6  # of the hashing: how many keys an utterance has, and how many of a key it is compared with
-NEAR = 0.45  # cosine of two sketches, from which on the frames are compared
+NEAR = 0.55  # cosine of two sketches, from which on the frames are compared
 CHUNK = 256  # utterances whose samples are held at once
 
 
