@@ -101,7 +101,7 @@ def test_the_picture_has_the_lines(workspace, tmp_path):
     assert 0 < len(other_rows) < 40, "one line and its name"
 
 
-def test_a_scored_run_ends_with_its_standing(frames_dir, workspace, capsys):
+def test_a_scored_run_ends_with_its_standing_and_its_report_has_it(frames_dir, workspace, capsys):
     (frames_dir / "solution.csv").write_text("Id,Category\n" + "".join(f"test_{i},anna\n" for i in range(5)))
     folder = workspace / "submissions" / "toy_frames"
     folder.mkdir(parents=True)
@@ -111,3 +111,7 @@ def test_a_scored_run_ends_with_its_standing(frames_dir, workspace, capsys):
     said = capsys.readouterr().out.splitlines()
     assert "grading lines: " in said[-2]
     assert "impossible" in said[-2]
+    assert main(["report", "toy_frames/course"]) == 0
+    page = (workspace / "data" / "runs" / ledger.read()[0]["run_id"] / "report" / "index.html").read_text()
+    assert "grading line" in page
+    assert said[-2].removeprefix("grading lines: ") in page
