@@ -76,7 +76,7 @@ def test_nothing_is_pruned_that_a_process_might_hold(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
 def test_without_fsync_files_and_stores_are_written(tmp_path, monkeypatch, capsys, code):
     failing(monkeypatch, os, "fsync", code)
-    fill(tmp_path / "partial", 2).finish(tmp_path / "store", [], [], {})
+    fill(tmp_path / "partial", 2).finish(tmp_path / "store", {}, {})
     assert (tmp_path / "store" / "frames.bin").read_bytes() == bytes(8)
     assert capsys.readouterr().err.count("cannot bring files to the disk") == 1
 
@@ -100,7 +100,7 @@ def test_without_appending_rows_and_chunks_go_to_the_end(tmp_path, monkeypatch):
                       tmp_path / "ablations.csv")
     assert [row["steps"] for row in ledger.read(tmp_path / "ablations.csv")] == ["0", "1"]
     fill(tmp_path / "partial", 1).close()
-    fill(tmp_path / "partial", 2).finish(tmp_path / "store", [], [], {})
+    fill(tmp_path / "partial", 2).finish(tmp_path / "store", {}, {})
     assert (tmp_path / "store" / "frames.bin").read_bytes() == bytes(8)
 
 

@@ -170,7 +170,7 @@ FIT = """
 import hashlib, sys
 import torch
 sys.path[:0] = {path!r}
-from test_classical import MEMBERS, voices
+from test_classical_parts import MEMBERS, voices
 digest = hashlib.sha256()
 for name, member in MEMBERS.items():
     utterances, labels = voices("logmel", num_speakers=30, each=12, shortest=120)
@@ -186,7 +186,7 @@ def test_the_bytes_are_the_same_with_one_thread_and_with_two():
     found = []
     for threads in "12":
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        code = FIT.format(path=[str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+        code = FIT.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])])
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | dict.fromkeys(names, threads),
                               capture_output=True, text=True, check=True)
         found.append(done.stdout.split())
