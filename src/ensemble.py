@@ -47,47 +47,27 @@ def blend(runs: list[Run], labels: np.ndarray, classes: ClassCounts = "auto") ->
     """
     made = blend_of(runs, classes)
     members = [read_member(run) for run in sorted(runs, key=lambda run: run.directory)]
-    fitted = [m for m in members if len(m.valid_rows)]
-    weights = np.full(len(members), 1.0 / len(members))
-    valid_rows, valid = np.empty(0, int), np.empty((0, members[0].test.shape[1]), np.float32)
-    blended = None
-    if fitted:
-        valid_rows, stacked = _common(fitted)
-        truth = labels[valid_rows]
-        for member, scores in zip(fitted, stacked):
-            print(f"  {member.run_id}: out-of-fold accuracy {accuracy(scores, truth):.4f} of {len(truth)}")
-        share, how = np.ones(1), ""
-        if len(fitted) > 1:
-            share, how = fit_weights(stacked, truth), " (cross-fitted)"
-            weights = _spread(members, fitted, share)
-        valid = np.tensordot(share, stacked, 1)
-        if len(fitted) == len(members):
-            blended = cross_fitted_accuracy(stacked, truth) if how else accuracy(valid, truth)
-            print(f"  blend of {len(members)}: out-of-fold accuracy {blended:.4f}{how}")
-        else:  # it would be that of other weights on fewer runs
-            print(f"  blend of {len(members)}: no out-of-fold accuracy, {len(members) - len(fitted)} of them held "
-                  "nothing out")
-    test_rows, stacked_test = members[0].test_rows, np.stack([m.test for m in members])
-    test, matched = _matched(np.tensordot(weights, stacked_test, 1), classes)
+    fit = _fit(members, labels)
+    stacked_test = np.stack([m.test for m in members])
+    test, matched = _matched(np.tensordot(fit.weights, stacked_test, 1), classes)
     if matched["num_changed"] is not None:
         print(f"  test: even classes (predicted counts scatter {matched['dispersion']:.2f} of what chance gives); "
               f"{matched['num_changed']} of {len(test)} answers changed to match")
     made.directory.mkdir(parents=True, exist_ok=True)
-    save_logits(made.valid_path, valid_rows, valid)
-    save_logits(made.test_path, test_rows, test)
+    save_logits(made.valid_path, fit.rows, fit.scores)
+    save_logits(made.test_path, members[0].test_rows, test)
     folds = common_folds({m.result["folds"] for m in members})
-    num_folds = 0 if folds == "all" else folds
-    by_fold = [_matched(np.tensordot(weights, np.stack([m.fold_tests[k] for m in members]), 1), classes)[0]
-               for k in range(num_folds)]
-    save_pseudo_labels(made.pseudo_labels_path, test_rows, by_fold, test)
+    by_fold = [_matched(np.tensordot(fit.weights, np.stack([m.fold_tests[k] for m in members]), 1), classes)[0]
+               for k in range(0 if folds == "all" else folds)]
+    save_pseudo_labels(made.pseudo_labels_path, members[0].test_rows, by_fold, test)
     write_json(made.result_path, {
         "run_id": made.run_id,
         "digest": blend_digest([m.result for m in members], classes),
         "store": members[0].result["store"],
         "table": members[0].result["table"],
-        "members": {m.run_id: round(float(w), 6) for m, w in zip(members, weights)},
-        "valid": blended,
-        "num_valid": len(valid_rows),
+        "members": {m.run_id: round(float(w), 6) for m, w in zip(members, fit.weights)},
+        "valid": fit.accuracy,
+        "num_valid": len(fit.rows),
         "folds": folds,
         "test_classes": matched,
         "params": sum(m.result["params"] for m in members),
@@ -95,6 +75,44 @@ def blend(runs: list[Run], labels: np.ndarray, classes: ClassCounts = "auto") ->
         "finished": timestamp(),
     })
     return made
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A blend's weights, and what it says of the utterances that all of its runs held out.
+
+    weights: (M,) of the runs. rows: (N,) of the store, none where no run held anything out. scores: (N, C)
+    log-posteriors. accuracy: cross-fitted over them; None where a run held nothing out.
+    """
+
+    weights: np.ndarray
+    rows: np.ndarray
+    scores: np.ndarray
+    accuracy: float | None
+
+
+def _fit(members: list[Member], labels: np.ndarray) -> Fit:
+    """Return the blend of members on the utterances that they held out, and print the accuracies."""
+    fitted = [m for m in members if len(m.valid_rows)]
+    weights = np.full(len(members), 1.0 / len(members))
+    if not fitted:
+        return Fit(weights, np.empty(0, int), np.empty((0, members[0].test.shape[1]), np.float32), None)
+    rows, stacked = _common(fitted)
+    truth = labels[rows]
+    for member, scores in zip(fitted, stacked):
+        print(f"  {member.run_id}: out-of-fold accuracy {accuracy(scores, truth):.4f} of {len(truth)}")
+    share, how = np.ones(1), ""
+    if len(fitted) > 1:
+        share, how = fit_weights(stacked, truth), " (cross-fitted)"
+        weights = _spread(members, fitted, share)
+    blended = np.tensordot(share, stacked, 1)
+    if len(fitted) < len(members):  # its accuracy would be that of other weights on fewer runs
+        print(f"  blend of {len(members)}: no out-of-fold accuracy, {len(members) - len(fitted)} of them held "
+              "nothing out")
+        return Fit(weights, rows, blended, None)
+    right = cross_fitted_accuracy(stacked, truth) if how else accuracy(blended, truth)
+    print(f"  blend of {len(members)}: out-of-fold accuracy {right:.4f}{how}")
+    return Fit(weights, rows, blended, right)
 
 
 def _matched(scores: np.ndarray, classes: ClassCounts) -> tuple[np.ndarray, dict[str, Any]]:

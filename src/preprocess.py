@@ -8,9 +8,10 @@ threads (reading, hashing, decoding and the filter bank all release the interpre
 this thread. Log-mels are kept as float16, cepstra as float32, waveforms as int16.
 
 A training file that cannot be used (truncated, empty, NaN, another shape than the tables say) is skipped, counted and
-listed in skipped.csv, at most 5 % of them; one unusable test file stops the stage. An utterance shorter than one window
-is filled up with silence to one; long audio goes through the filter bank in blocks, and files over ten minutes are
-decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
+listed in skipped.csv, at most 5 % of them; one unusable test file stops the stage. A file that is odd and usable all
+the same (a wrong header but all of the sound, nothing but silence) is used and named at the end. An utterance shorter
+than one window is filled up with silence to one; long audio goes through the filter bank in blocks, and files over ten
+minutes are decoded one at a time (an hour at 48 kHz takes about 1.6 GB for that moment).
 """
 
 from pathlib import Path
@@ -27,8 +28,8 @@ def preprocess(competition: Competition, features: Features, threads: int | None
 
     threads: how many decode at once, one per CPU core by default. Raises what `ensure_store` raises.
     """
-    if competition.name != file_name(competition.directory.name):
-        print(f"{competition.directory}: called '{competition.name}' here, since another folder has its name already")
+    if competition.name != file_name(competition.home.name):
+        print(f"{competition.home}: called '{competition.name}' here, since another folder has its name already")
     store_dir = find_store(competition, features)
     if store_dir:
         print(f"[1/4] preprocess: {store_dir.name} is there, skipped")

@@ -21,9 +21,9 @@ from src.ledger import file as ledger
 from src.ledger.row import make_blend_row
 from src.preprocess import preprocess as build_store
 from src.runs.folder import ClassCounts, Run, blend_of
-from src.runs.plan import Plan, make_plan
+from src.runs.plan import Plan, can_hold_out, make_plan
 from src.settings.arguments import resolve
-from src.settings.config import Experiment
+from src.settings.config import Experiment, override
 from src.store.find import find_store, is_made_of
 from src.store.table import Table
 from src.train import train_and_record
@@ -47,9 +47,25 @@ def run(options: argparse.Namespace) -> None:
     if blend.result["valid"] is not None:
         print(f"validation accuracy: {blend.result['valid']:.4f} on {blend.result['num_valid']} whole utterances "
               f"({'out-of-fold' if plan.experiment.folds != 1 else 'held out'}, seed {plan.experiment.seed})")
+        if competition.has_test:
+            _say_what_to_expect(blend, store_dir)
     if out:
         _local_score(competition, out, plan.run_id)
     print(f"time: {time.monotonic() - started:.1f} s (the folds' training added up: {result['seconds']:.1f} s)")
+
+
+def _say_what_to_expect(blend: Run, store_dir: Path) -> None:
+    """Print which validation to believe, and the score to expect on the test part."""
+    from src.shift.judge import expect, verdict_on  # imports torch
+    from src.store.store import Store
+
+    store = Store.open(store_dir)
+    verdict = verdict_on(store)
+    print(f"validation: {verdict}")
+    print(expect(blend, store, verdict))
+    if verdict.is_shifted:
+        runs = " ".join(blend.result["members"])
+        print(f"`bash run.sh conditions {runs}` measures it on degraded copies")
 
 
 def preprocess(options: argparse.Namespace) -> None:
@@ -127,7 +143,9 @@ def _setting(options: argparse.Namespace) -> tuple[Competition, Experiment]:
     if options.smoke:
         use_smoke_workspace()
     experiment = resolve(options, experiments.get(options.experiment))
-    return open_competition(options.data), experiment
+    competition = open_competition(options.data)
+    print(*competition.notices, sep="\n", end="\n" if competition.notices else "", flush=True)
+    return competition, experiment
 
 
 def _require_store(competition: Competition, experiment: Experiment) -> Path:
@@ -139,6 +157,10 @@ def _require_store(competition: Competition, experiment: Experiment) -> Path:
 
 def _train(competition: Competition, store_dir: Path, experiment: Experiment,
            options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
+    if (options.smoke or experiment.folds == "auto") and not can_hold_out(store_dir):
+        print("folds=all: every speaker has one file or one group, so that nothing can be held out to validate on")
+        if options.smoke:  # which asks for one fold; adapt knows what "auto" is
+            experiment = override(experiment, {"folds": "all"})
     plan = make_plan(competition.name, store_dir, experiment)
     print(f"[2/4] train: {plan.run_id}" + (" is there, skipped" if plan.is_done() else ""))
     return plan, train_and_record(plan, parent=_parent(experiment, options), command=command(options))

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "submit": {"base", "competition", "store", "runs", "ledger"},
     "search": {"base", "settings", "competition", "store", "runs", "shift", "experiments", "ledger", "training",
                "train"},
-    "stream": {"base", "settings", "competition", "store", "runs", "ledger", "experiments", *STREAM},
+    "stream": {"base", "settings", "competition", "store", "runs", "shift", "ledger", "experiments", *STREAM},
 }
 ONLY_MASKING = {"augment"}  # of model, these rooms may import masking alone
 ONLY_FRONTEND = {"store"}  # of model, these rooms may import the front end and masking alone

@@ -13,6 +13,7 @@ from src.base import distributed
 from src.ledger import file as ledger
 from src.ledger import kaggle
 from src.runs.folder import Run
+from tests.support.competitions import write_table
 
 TINY = ("--experiment", "course", "--set", "train.steps=4", "--set", "train.crop_frames=5", "--set", "folds=2",
         "--set", "train.threads=1", "--set", "encoder.d_model=8")
@@ -69,6 +70,30 @@ def test_a_blend_has_one_row_and_another_one_when_it_gives_something_else(frames
     assert [row["date"] for row in ledger.read() if row["stage"] == "ensemble"][1:] == ["2026-01-01T00:00:00Z"]
     assert main(["ensemble", names[0], names[0]]) == 2
     assert "a run is named twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", ["", "one"])
+@pytest.mark.parametrize("words", [("--smoke",), ("--set", "folds=auto")])
+def test_speakers_of_one_file_or_one_group_are_all_trained_on(audio_dir, workspace, capsys, group, words):
+    rows = [(path.relative_to(audio_dir), path.parent.name if group else path.name, group and path.parent.name)
+            for path in (audio_dir / "train").glob("*/*") if group or path.parent.name == "anna"]
+    write_table(audio_dir / "utterances.csv", [("path", "label", "group"), *rows])
+    tiny, at = list(TINY), TINY.index("folds=2")
+    del tiny[at - 1 : at + 1]
+    assert main(["run", "--data", str(audio_dir), *tiny, *words]) == 0
+    said = capsys.readouterr().out
+    assert "folds=all: every speaker has one file or one group" in said
+    assert "validation accuracy" not in said
+
+
+def test_notices_about_the_folder_are_printed_once_before_anything_is_done(audio_dir, workspace, capsys):
+    (audio_dir / "train" / "@eaDir").mkdir()
+    (audio_dir / "test" / "t9.xyz").touch()
+    assert main(["preprocess", "--data", str(audio_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "@eaDir" in lines[0]
+    assert "test/t9.xyz" in lines[1]
+    assert sum("left out" in line for line in lines) == 2
 
 
 def test_a_folder_where_the_submission_should_be_is_told_before_anything_is_trained(frames_dir, workspace, capsys):

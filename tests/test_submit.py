@@ -13,6 +13,7 @@ from src import submit as stage
 from src.base.errors import InputError, RunError
 from src.base.files import write_json
 from src.competition.open import Competition
+from src.competition.submission_form import Form
 from src.competition.utterances import Utterance
 from src.runs.folder import Run
 from src.runs.logits import save_logits
@@ -29,8 +30,9 @@ def competition(tmp_path):
     with open(solution, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["Id", "Category", "Usage"], ["b,1", "x", "Public"], ['a"2', "y", "Public"],
                                     ["ü3", "x", "Private"]])
-    return Competition(name="toy", directory=directory, kind="audio", feature_kind="waveform", feature_dim=None,
-                       speakers=("x", "y"), utterances=utterances, has_test=True, solution_path=solution)
+    return Competition(name="toy", home=directory, directory=directory, kind="audio", feature_kind="waveform",
+                       feature_dim=None, speakers=("x", "y"), utterances=utterances, has_test=True,
+                       solution_path=solution)
 
 
 def write(competition, tmp_path, rows, logits, utt_ids, speakers=("x", "y"), **how):
@@ -89,6 +91,21 @@ def test_a_solution_with_another_column_or_half_is_refused(competition, tmp_path
                           ("Id,Category,Usage\nü3,x,Secret\n", "line 2: Usage 'Secret'; write Public or Private")):
         competition.solution_path.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=said):
+            local_score(competition, tmp_path / "out.csv")
+
+
+def test_a_submission_and_its_solution_follow_the_samples_form(competition, tmp_path, workspace):
+    rows = (("7", "3", ""), ("8", "1", "guess"), ("9", "2", ""))
+    form = Form(("row", "Id", "Label"), 1, 2, rows, ("ü3", "b,1", 'a"2'))
+    competition = replace(competition, form=form)
+    write(competition, tmp_path, [3, 1, 2], [[0, 9], [9, 0], [5, 1]], ["t", "b,1", 'a"2', "ü3"])
+    assert (tmp_path / "out.csv").read_text() == "row,Id,Label\n7,3,y\n8,1,x\n9,2,x\n"
+    for header, line in (("Id,Label,Usage", 5), ("Id,Category,Usage", 5)):
+        competition.solution_path.write_text(f"{header}\n3,y,Public\n1,y,Public\n2,x,Private\n")
+        assert local_score(competition, tmp_path / "out.csv")[:3] == (0.5, 1.0, 2 / 3)
+        with open(competition.solution_path, "a") as file:
+            file.write("b,y,Public\n")
+        with pytest.raises(InputError, match=f"line {line}: id 'b' is not in"):
             local_score(competition, tmp_path / "out.csv")
 
 

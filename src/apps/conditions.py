@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Evaluate each run that was not yet, and print a table: one row per run, one column per condition."""
-    from src.shift.conditions import MIXTURE, evaluate, share_right  # imports torch
+    from src.shift.conditions import MIXTURE, evaluate, expect, share_right  # imports torch
 
     runs = [Run.find(name) for name in options.runs]
     results = [evaluate(run, options.data) for run in runs]
@@ -31,6 +31,8 @@ def main(options: argparse.Namespace) -> None:
             ledger.describe_shift(run.run_id, result["shifted"], note)
         shares[run.run_id] = {**by_condition, "shifted": result["shifted"]}
     print(table(shares))
+    for run in runs:
+        print(f"{run.run_id}: {expect(run, options.data)}")
 
 
 def table(shares: Mapping[str, Mapping[str, float]]) -> str:

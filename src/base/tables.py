@@ -75,7 +75,8 @@ def read_csv(path: Path, required: tuple[str, ...],
         fault = f"lacks {missing[0]}" if missing else "repeats a column"
         if missing and len(header) == 1 and set(";\t") & set(header[0]):
             fault += " (its cells are parted by semicolons or tabs: save it with commas)"
-        raise InputError(f"{path}: the header {shown(','.join(header))} {fault}; it needs {', '.join(required)}")
+        wanted = f"it needs {', '.join(required)}" if required else "give each a name of its own"
+        raise InputError(f"{path}: the header {shown(','.join(header))} {fault}; {wanted}")
     if unknown:
         raise InputError(f"{path}: unknown column {shown(unknown[0])}{nearest(unknown[0], (*required, *optional))}")
     for line, row in rows.items():
@@ -85,3 +86,13 @@ def read_csv(path: Path, required: tuple[str, ...],
     if not rows:
         raise InputError(f"{path}: the table has no rows; fetch the file again")
     return {line: dict(zip(header, row)) for line, row in rows.items()}
+
+
+def header_of(path: Path) -> list[str]:
+    """Return the first line of a table of commas or tabs, or nothing where there is no text to read."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline(1 << 16).rstrip("\r\n")
+    except (OSError, ValueError):
+        return []
+    return next(csv.reader([first], delimiter="\t" if "\t" in first else ","), [])

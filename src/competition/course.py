@@ -4,12 +4,14 @@ Goes in: the folder. Comes out: its speakers in the mapping's order and its utte
 is opened.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from src.base.errors import InputError
 from src.base.tables import get, read_json, whole
 from src.base.text import shown, some
+from src.competition.plain_paths import plain_paths
 from src.competition.utterances import Folders, Utterance, check_paths
 
 
@@ -41,6 +43,10 @@ def list_course(directory: Path, folders: Folders) -> tuple[str, int, list[str],
             raise InputError(f"{test_path}: utterances: the list is empty; remove {test_path.name} where there is no "
                              "test part")
         utterances += tests
+    paths = plain_paths([utterance.path for utterance in utterances], folders)
+    for i, path in enumerate(paths):
+        if path != utterances[i].path:
+            utterances[i] = replace(utterances[i], utt_id=path, path=path)
     check_paths(folders, utterances)
     return "logmel", feature_dim, speakers, utterances
 

@@ -7,7 +7,8 @@ opens a feature or audio file, and nothing heavy is imported, so that 64,666 utt
 """
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from src.base.errors import InputError, SettingError, nearest
@@ -16,6 +17,8 @@ from src.competition.audio_folder import list_audio
 from src.competition.course import list_course
 from src.competition.frames import list_frames
 from src.competition.names import file_name, folder_of, name_of
+from src.competition.nearby import inner_folder, what_lies_there
+from src.competition.submission_form import Form, matched, read_form
 from src.competition.utterances import Folders, Utterance, check_names
 
 NO_SCORE = "SPEAKER_ID_NO_SCORE"  # set to 1, no solution is read and no score printed
@@ -26,18 +29,22 @@ LOOKED_FOR = {
 }
 TABLES = ("metadata.json", "mapping.json", "testdata.json", "frames.npy", "frames.csv", "utterances.csv",
           "sample_submission.csv", "solution.csv")
+SAMPLES = ("samplesubmission", "submissionsample", "submissionformat")  # how else it is called, as letters alone
 
 
 @dataclass(frozen=True)
 class Competition:
     """A competition: training utterances first, then the test utterances in the order of the submission.
 
-    name: see competition/names.py. kind: "course", "frames" or "audio". feature_kind: what the input holds,
+    name: see competition/names.py. home: the folder that was named and owns the name: `directory`, or one that holds it
+    alone. kind: "course", "frames" or "audio". feature_kind: what the input holds,
     "logmel", "cepstra" or "waveform"; feature_dim: its number of values a frame, None for audio. speakers: the class
-    names by index. solution_path: solution.csv (Id, Category[, Usage]) where one lies there; for scoring only.
+    names by index. solution_path: solution.csv (Id, Category[, Usage]) where one lies there; for scoring only. form:
+    how a submission looks. notices: lines for the person who uses it: what was left out, and what was understood.
     """
 
     name: str
+    home: Path
     directory: Path
     kind: str
     feature_kind: str
@@ -46,6 +53,8 @@ class Competition:
     utterances: tuple[Utterance, ...]
     has_test: bool
     solution_path: Path | None
+    form: Form = field(default_factory=Form)
+    notices: tuple[str, ...] = ()
 
     @property
     def test_ids(self) -> list[str]:
@@ -59,15 +68,23 @@ def open_competition(data: str | Path) -> Competition:
     Raises SettingError when there is no such folder, and InputError, naming file, key and remedy, when what lies there
     is none of the three kinds, is malformed, names a missing file, or names a file outside the folder.
     """
-    directory = _find(data)
+    named = _find(data)
+    directory = _recognised(named)
     folders = Folders(directory)
     folders.check_tables(TABLES)
-    kind = _recognise(directory)
-    read = {"course": list_course, "frames": list_frames, "audio": list_audio}[kind]
-    feature_kind, feature_dim, speakers, utterances = read(directory, folders)
+    kind, form = recognise(directory), Form()
+    if kind == "audio":
+        sample_path = directory / "sample_submission.csv"
+        form = read_form(sample_path) if sample_path.exists() else form
+        feature_kind, feature_dim, speakers, utterances = list_audio(directory, folders, form)
+    else:
+        read = {"course": list_course, "frames": list_frames}[kind]
+        feature_kind, feature_dim, speakers, utterances = read(directory, folders)
     _check(directory, speakers, utterances)
-    return Competition(
-        name=name_of(directory),
+    inner = [f"{named}: the competition lies in {directory}, which is read"] if directory != named else []
+    competition = Competition(
+        name=name_of(named),
+        home=named,
         directory=directory,
         kind=kind,
         feature_kind=feature_kind,
@@ -77,6 +94,47 @@ def open_competition(data: str | Path) -> Competition:
         has_test=utterances[-1].split == "test",
         solution_path=_solution(directory),
     )
+    form = _submission_form(competition, form, folders)
+    return replace(competition, form=form, notices=(*inner, *folders.notices, *folders.left_out()))
+
+
+def _submission_form(competition: Competition, form: Form, folders: Folders) -> Form:
+    """Return the form of a submission; where the sample is of other utterances than the test part, a notice says so.
+
+    Audio follows its sample_submission.csv strictly. The other kinds order their test part by their own tables, and a
+    sample by another name may be of something else: they decide the form alone, and only where every id is known.
+    """
+    if not competition.has_test:
+        return Form()
+    path = competition.directory / "sample_submission.csv"
+    if not path.exists():
+        names = [name for name in os.listdir(competition.directory) if name.lower().endswith(".csv")]
+        samples = sorted(name for name in names if re.sub(r"[^a-z]", "", name.lower()[:-4]) in SAMPLES)
+        if not samples:
+            return Form()
+        path = path.with_name(samples[0])
+        folders.check_tables([path.name])
+    try:
+        form = form if form.rows else read_form(path)
+        return matched(form, competition.test_ids, (), path)
+    except InputError as error:
+        if competition.kind == "audio" and path.name == "sample_submission.csv":
+            raise
+        folders.notices.append(f"{error}. The submission is written as {','.join(Form().columns)} in the test part's "
+                               "own order")
+        return Form()
+
+
+def _recognised(directory: Path) -> Path:
+    """Return the folder of the competition that `directory` is or, alone, holds; raises InputError for neither."""
+    if recognise(directory):
+        return directory
+    if inner := inner_folder(directory, recognise):
+        return inner
+    found = {name: (directory / name).exists() for needed in LOOKED_FOR.values() for name in needed}
+    seen = ", ".join(f"{name} ({'found' if there else 'missing'})" for name, there in found.items())
+    raise InputError(f"{directory}: no competition is recognised here; {what_lies_there(directory, recognise)}looked "
+                     f"for {seen} and utterances.csv (missing); data/README.md says what each kind consists of")
 
 
 def _solution(directory: Path) -> Path | None:
@@ -112,17 +170,14 @@ def find_folder(name: str) -> Path:
     raise SettingError(f"the competition '{name}' has no folder under data/; give its folder with --data")
 
 
-def _recognise(directory: Path) -> str:
-    """Return the kind of the competition in `directory`."""
-    found = {name: (directory / name).exists() for needed in LOOKED_FOR.values() for name in needed}
+def recognise(directory: Path) -> str:
+    """Return the kind of the competition in `directory`, "" where none is recognised."""
     for kind, needed in LOOKED_FOR.items():
-        if all(found[name] for name in needed):
+        if all((directory / name).exists() for name in needed):
             return kind
-    if (directory / "utterances.csv").exists():
+    if (directory / "utterances.csv").exists() or Folders(directory).part("train") != "train":
         return "audio"
-    seen = ", ".join(f"{name} ({'found' if there else 'missing'})" for name, there in found.items())
-    raise InputError(f"{directory}: no competition is recognised here; looked for {seen} and utterances.csv (missing); "
-                     "data/README.md says what each kind consists of")
+    return ""
 
 
 def _check(directory: Path, speakers: list[str], utterances: list[Utterance]) -> None:

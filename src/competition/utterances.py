@@ -1,8 +1,8 @@
 """What the listings of all kinds of competition share: the utterance, folders read once, and checks of paths and names.
 
-Used by course_format, audio_folder and frames_table, whose lists competition.py puts together. Every path that a
-stranger's table or folder holds is checked here to be a regular file inside the competition, before anything opens it:
-a link could lead anywhere, and a pipe would never end.
+Used by audio_folder, course and frames, whose lists open.py puts together. Every path that a stranger's table or folder
+holds is checked here to be a regular file inside the competition, before anything opens it: a link could lead anywhere,
+and a pipe would never end.
 """
 
 import os
@@ -14,10 +14,8 @@ from pathlib import Path
 
 from src.base.errors import InputError
 from src.base.text import some
+from src.competition.file_names import by_name, is_audio, is_nobody, is_other_audio
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-OTHER_AUDIO_SUFFIXES = (".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mka", ".mp4", ".oga", ".shn", ".sph",
-                        ".webm", ".wma", ".wv")  # which are not read
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control, line ends, undecodable
 
 
@@ -40,30 +38,64 @@ class Utterance:
     first_frame: int = 0
 
 
-def is_audio(name: str) -> bool:
-    """Tell whether a file's name ends as audio does; hidden files (such as a Mac's "._x.wav") do not count."""
-    return name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
-
-
-def is_other_audio(name: str) -> bool:
-    """Tell whether a file's name ends as audio of a kind that is not read."""
-    return name.lower().endswith(OTHER_AUDIO_SUFFIXES) and not name.startswith(".")
-
-
 class Folders:
-    """A competition's folders, each listed once; a symlink that leaves the competition is refused."""
+    """A competition's folders, each listed once; a symlink that leaves the competition is refused.
+
+    notices: what a person should know of it though it can be read, a line each; whoever lists adds to them.
+    unknown: the paths of files that were left out because nothing tells whether they are audio.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.root = directory, os.path.realpath(directory)
-        self._listed: dict[str, tuple[set[str], set[str]]] = {}
+        self.notices: list[str] = []
+        self.unknown: list[str] = []
+        self._listed: dict[str, tuple[set[str], set[str], set[str]]] = {}
+        self._nobody: set[str] = set()
+        self._parts: dict[str, str] = {}
 
     def files(self, folder: str) -> set[str]:
         """Return the names of the regular files in `folder`, relative to the competition."""
         return self._list(folder)[0]
 
     def folders(self, folder: str) -> set[str]:
-        """Return the names of the folders in `folder` that are not hidden."""
+        """Return the names of the folders in `folder` that are not hidden, nor known to be nobody's."""
+        self._nobody.update(f"{folder}/{name}" for name in self._list(folder)[2])
         return self._list(folder)[1]
+
+    def part(self, name: str) -> str:
+        """Return the folder of the part `name` ("train", "test"): of that name, or where none is, in capitals.
+
+        A part that was unpacked twice, train/train, is the inner one. Raises InputError for several spellings.
+        """
+        if name in self._parts:
+            return self._parts[name]
+        part = name
+        if not os.path.lexists(os.path.join(self.directory, name)):
+            spellings = [entry for entry in os.listdir(self.directory)
+                         if entry.lower() == name and os.path.isdir(os.path.join(self.directory, entry))]
+            if len(spellings) > 1:
+                raise InputError(f"{self.directory}: {' and '.join(sorted(spellings))} could both be {name}/; rename "
+                                 f"one to {name}")
+            part = spellings[0] if spellings else name
+        inner = self.folders(part)
+        if len(inner) == 1 and min(inner).lower() == name \
+                and not any(is_audio(file) or is_other_audio(file) for file in self.files(part)):
+            part += f"/{min(inner)}"
+        if part != name:
+            self.notices.append(f"{self.directory}: {part}/ is read as {name}/")
+        self._parts[name] = part
+        return part
+
+    def left_out(self) -> list[str]:
+        """Return a line about folders that are nobody's and one about files of no known kind, where there are any."""
+        said = []
+        if self._nobody:
+            said.append(f"{self.directory}: left out, for their names are known to be nobody's: "
+                        f"{by_name(self._nobody)}; where they are speakers, list their files in utterances.csv")
+        if self.unknown:
+            said.append(f"{self.directory}: left out, for their endings are of no known kind: {len(self.unknown):,} "
+                        f"files: {some(self.unknown)}; where they are recordings, give them the ending of their kind")
+        return said
 
     def check_tables(self, names: Iterable[str]) -> None:
         """Raise InputError for a table that is there and is no regular file inside the competition."""
@@ -74,11 +106,11 @@ class Folders:
             if os.path.lexists(path) and not os.path.isfile(path):
                 raise InputError(f"{path}: not a regular file; fetch the file again")
 
-    def _list(self, folder: str) -> tuple[set[str], set[str]]:
+    def _list(self, folder: str) -> tuple[set[str], set[str], set[str]]:
         if folder not in self._listed:
             path = os.path.join(self.directory, folder)
             self._stay_inside(path)
-            files, folders = set(), set()
+            files, folders, nobody = set(), set(), set()
             try:
                 with os.scandir(path) as entries:
                     for entry in entries:
@@ -87,9 +119,11 @@ class Folders:
                         if entry.is_file():
                             files.add(entry.name)
                         elif entry.is_dir():
-                            if not entry.name.startswith("."):
+                            if is_nobody(entry.name):
+                                nobody.add(entry.name)
+                            elif not entry.name.startswith("."):
                                 folders.add(entry.name)
-                        elif is_audio(entry.name):
+                        elif is_audio(entry.name) or is_other_audio(entry.name):
                             raise InputError(f"{entry.path}: a broken link, pipe or device, not a file; remove it, or "
                                              "fetch the data again")
             except (FileNotFoundError, NotADirectoryError):
@@ -97,7 +131,7 @@ class Folders:
             except OSError as error:
                 raise InputError(f"{path}: the folder cannot be read ({error.strerror}); make it readable, or unpack "
                                  "the data again") from error
-            self._listed[folder] = files, folders
+            self._listed[folder] = files, folders, nobody
         return self._listed[folder]
 
     def _stay_inside(self, path: str) -> None:

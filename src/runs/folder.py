@@ -9,7 +9,7 @@
         fold_0/valid.npz, test.npz       logits of held-out and of test utterances
         fold_0/result.json               written last: the fold is done
         result.json                      written last: the run is done
-        conditions.json, open_set.json   what these commands measured of the run
+        conditions.json, conditions.npz, open_set.json   what these commands measured of the run
 
 A blend lies in ensemble-<digest8> next to the runs that it blends, with valid.npz, test.npz, pseudo_labels.npz and
 result.json. Nothing here imports torch.
@@ -214,6 +214,11 @@ class Run:
     def conditions_path(self) -> Path:
         """The run's accuracy on degraded copies."""
         return self.directory / "conditions.json"
+
+    @property
+    def copies_path(self) -> Path:
+        """The logits of held-out utterances and of their degraded copies."""
+        return self.directory / "conditions.npz"
 
     @property
     def open_set_path(self) -> Path:

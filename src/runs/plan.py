@@ -70,6 +70,11 @@ def make_plan(competition: str, store_dir: Path, experiment: Experiment) -> Plan
     return Plan(competition, complete, store_dir, digest(content))
 
 
+def can_hold_out(store_dir: Path) -> bool:
+    """Return whether utterances of a finished store can be held out while training still hears their speakers."""
+    return DataSummary.from_json(read_json(store_dir / "meta.json")["summary"]).num_groups > 1
+
+
 def _check(complete: Experiment, sample_rate: int | None) -> None:
     """Raise SettingError where a model of speakers cannot be trained so on audio of this rate."""
     if complete.embedding.batch_norm and complete.train.batch_size == complete.train.processes:

@@ -6,7 +6,7 @@ nothing to do must find that out at once.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -50,7 +50,8 @@ class DataSummary:
     """What the rules look at: the training part of a store.
 
     smallest_class: utterances of the smallest class, but for small ones that hold under FEW of all. num_groups: counted
-    as folds do, where an utterance without a group is one of its own.
+    as folds do, where an utterance without a group is one of its own; fewer where not even as few folds as `auto` would
+    choose can be made of them, and 1 where no utterance can be held out: each speaker has one file, or one session.
     """
 
     kind: str  # "logmel", "cepstra" or "waveform"
@@ -61,16 +62,19 @@ class DataSummary:
 
     @classmethod
     def of(cls, kind: str, labels: np.ndarray, num_frames: np.ndarray, hop_length: int,
-           groups: Sequence[str] = ()) -> "DataSummary":
+           groups: Sequence[str] = (), can_deal: Callable[[int], bool] = lambda num_folds: True) -> "DataSummary":
         """Summarise training labels (N,), lengths (N,) and groups (N,), "" for none.
 
-        A waveform's samples count as frames of `hop_length`.
+        A waveform's samples count as frames of `hop_length`. can_deal: tells whether so many folds can be made.
         """
         frames = num_frames // hop_length if kind == "waveform" else num_frames
         sizes = np.sort(np.unique(labels, return_counts=True)[1])
         smallest = sizes[np.searchsorted(np.cumsum(sizes), FEW * len(labels))]
         num_groups = len(set(groups) - {""}) + sum(not group for group in groups) if len(groups) else len(labels)
-        return cls(kind, len(labels), int(smallest), int(np.median(frames)), num_groups)
+        wanted = most = min(FOLDS, num_groups, max(2, int(smallest)))
+        while most > 1 and not (can_deal(most) and can_deal(min(most, FOLDS_SLOW))):
+            most -= 1
+        return cls(kind, len(labels), int(smallest), int(np.median(frames)), most if most < wanted else num_groups)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DataSummary":
@@ -95,46 +99,55 @@ def adapt(experiment: Experiment, data: DataSummary) -> Experiment:
         experiment = override(experiment, {"encoder": part(chosen.name, **chosen.kwargs | experiment.encoder.kwargs)})
     experiment = complete_experiment(experiment)
     takes = lookup("encoder", experiment.encoder.name).takes
-    if takes == "waveform" and data.kind != "waveform":
-        raise SettingError(f"encoder '{experiment.encoder.name}' takes waveforms, the store holds {data.kind}: "
+    _check_input(experiment, takes, data.kind)
+    check_limits(experiment)
+    _check_training(experiment)
+    train = experiment.train
+    device = ("cuda" if has_gpu() else "cpu") if train.device == "auto" else train.device
+    folds = auto_folds(data, device) if experiment.folds == "auto" else experiment.folds
+    steps = auto_steps(data, train.batch_size, device) if train.steps == "auto" else train.steps
+    rules = {  # what stands for "auto"
+        "folds": folds,
+        "embedding.dim": AUTO_EMBEDDING_DIM[data.is_little],
+        "frontend.mean_norm": "both" if data.kind != "cepstra" and takes == "frames" else False,
+        "train.device": device,
+        "train.steps": steps,
+        "train.crop_frames": auto_crop(data),
+        "train.short": "device" if data.is_little else "repeat",
+        "train.precision": auto_precision(data, device),
+        "train.threads": auto_threads(folds, device),
+        "train.valid_every": max(1, steps // 10),
+    }
+    given = flatten(experiment)
+    changes = {key: value for key, value in rules.items() if given[key] == "auto"}
+    changes |= {"train.processes": distributed.world_size(),
+                "optim.warmup_steps": min(experiment.optim.warmup_steps, steps // 10)}
+    if folds == "all":  # nothing is validated: the last weights are kept, whatever these say
+        changes |= {"train.valid_every": 0, "train.select": "last"}
+    return override(experiment, changes)
+
+
+def _check_input(experiment: Experiment, takes: str | None, kind: str) -> None:
+    """Raise SettingError for an encoder that cannot take what a store of this kind holds."""
+    if takes == "waveform" and kind != "waveform":
+        raise SettingError(f"encoder '{experiment.encoder.name}' takes waveforms, the store holds {kind}: "
                            "use audio input and --set features.store=waveform")
     if takes == "waveform" and experiment.frontend.mean_norm in (True, "both"):
         raise SettingError(f"frontend.mean_norm: encoder '{experiment.encoder.name}' takes waveforms, which have no "
                            "mean over frames; set it to false")
-    check_limits(experiment)
-    train = experiment.train
+
+
+def _check_training(experiment: Experiment) -> None:
+    """Raise SettingError for copies that nothing makes, and for a batch that the processes cannot share."""
+    train, processes = experiment.train, distributed.world_size()
     if train.speed_classes and not {"speed", "mel_speed"} & {item.name for item in experiment.augment}:
         raise SettingError("train.speed_classes: there are no copies without a speed augmentation; --set "
                            "augment=mel_speed for log-mels, or augment=speed with features.store=waveform")
-    device = ("cuda" if has_gpu() else "cpu") if train.device == "auto" else train.device
-    steps = auto_steps(data, train.batch_size, device) if train.steps == "auto" else train.steps
-    crop_frames = auto_crop(data) if train.crop_frames == "auto" else train.crop_frames
-    folds = auto_folds(data, device) if experiment.folds == "auto" else experiment.folds
-    processes = distributed.world_size()
     if train.processes not in (1, processes):
         raise SettingError(f"train.processes={train.processes}, but {processes} run: start them with `bash run.sh "
                            f"torchrun --nproc-per-node {train.processes} -m src train …`")
     if train.batch_size % processes:
         raise SettingError(f"train.batch_size={train.batch_size} cannot be shared evenly by {processes} processes")
-    changes = {
-        "folds": folds,
-        "embedding.dim": AUTO_EMBEDDING_DIM[data.is_little] if experiment.embedding.dim == "auto"
-        else experiment.embedding.dim,
-        "frontend.mean_norm": ("both" if data.kind != "cepstra" and takes == "frames" else False)
-        if experiment.frontend.mean_norm == "auto" else experiment.frontend.mean_norm,
-        "train.device": device,
-        "train.steps": steps,
-        "train.crop_frames": crop_frames,
-        "train.short": ("device" if data.is_little else "repeat") if train.short == "auto" else train.short,
-        "train.precision": auto_precision(data, device) if train.precision == "auto" else train.precision,
-        "train.threads": auto_threads(folds, device) if train.threads == "auto" else train.threads,
-        "train.processes": processes,
-        "train.valid_every": max(1, steps // 10) if train.valid_every == "auto" else train.valid_every,
-        "optim.warmup_steps": min(experiment.optim.warmup_steps, steps // 10),
-    }
-    if folds == "all":  # nothing is validated: the last weights are kept, whatever these say
-        changes |= {"train.valid_every": 0, "train.select": "last"}
-    return override(experiment, changes)
 
 
 def check_limits(experiment: Experiment) -> None:
@@ -165,7 +178,7 @@ def auto_crop(data: DataSummary) -> int:
 def auto_folds(data: DataSummary, device: str) -> int | Literal["all"]:
     """Return FOLDS, fewer where the smallest class has fewer utterances, at least 2 but no more than groups.
 
-    A single group cannot be split: all is trained on and nothing validated.
+    A single group cannot be split, nor can speakers of one file each: all is trained on and nothing validated.
     """
     if data.num_groups == 1:
         return "all"

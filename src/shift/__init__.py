@@ -1,1 +1,1 @@
-"""Whether the test part is another session, and what a run scores on degraded copies."""
+"""Whether the test part is another session, which validation to believe, and the score to expect."""

@@ -20,12 +20,17 @@ import torch
 from tqdm import tqdm
 
 from src.base.errors import InputError, RunError, SettingError
-from src.base.files import read_json, write_json
+from src.base.files import atomic_open, read_json, write_json
 from src.competition.open import find_folder, open_competition
 from src.model.checkpoint import load_model
 from src.runs.folder import Run
+from src.runs.logits import read_logits
 from src.shift.degrade import CONDITIONS
 from src.shift.degraded_store import VERSION, copy_id, degraded_store
+from src.shift.expected_score import ExpectedScore, expected_score
+from src.shift.judge import verdict_on
+from src.shift.matching import match_stores
+from src.shift.validation import deciding_validation
 from src.store.ensure import ensure_store
 from src.store.store import Store
 from src.training.evaluate import predict
@@ -52,19 +57,10 @@ def evaluate(run: Run, data: str | Path | None = None) -> dict[str, Any]:
     "shifted". Raises InputError where the competition does not come as audio or is not what the run was trained on,
     SettingError for a blend and for a run that held nothing out, RunError for a run that is not finished.
     """
-    result = _finished(run)
-    competition = open_competition(data or find_folder(run.competition))
-    if competition.feature_kind != "waveform":
-        raise InputError(f"{competition.directory}: only audio can be degraded, and this competition comes as "
-                         f"{competition.feature_kind}; there is no `conditions` for it")
-    clean = Store.open(ensure_store(competition, run.experiment.features))
-    if clean.digest != result["store"]:
-        raise InputError(f"{competition.directory}: not what {run.run_id} was trained on, or changed since; "
-                         "name its folder with --data, or train it again")
-    degraded = Store.open(degraded_store(competition, clean))
+    clean, degraded = stores_of(run, data)
     path = run.conditions_path
     known = read_json(path) if path.exists() else {}
-    if known.get("store") == degraded.digest:
+    if known.get("store") == degraded.digest and run.copies_path.exists():
         counts = {condition: known[condition] for condition in MIXTURE}
     else:
         counts = _count(run, clean, degraded)
@@ -75,7 +71,39 @@ def evaluate(run: Run, data: str | Path | None = None) -> dict[str, Any]:
     return content
 
 
+def expect(run: Run, data: str | Path | None = None) -> ExpectedScore:
+    """Return the score to expect of an evaluated run on the test part, from the validation that is to be believed."""
+    clean, degraded = stores_of(run, data)
+    verdict = verdict_on(clean)
+    match = match_stores(clean, degraded, verdict.separation, MIXTURE) if verdict.is_shifted else None
+    with np.load(run.copies_path) as content:
+        logits = {name: content[name] for name in content.files if name != "rows"}
+        rows = content["rows"]
+    fold_tests = [read_logits(fold.test_path)[1] for fold in run.folds]
+    groups = [clean.groups[row] for row in rows]
+    return expected_score(deciding_validation(verdict, match), logits, clean.labels[rows], len(clean.test_rows),
+                          fold_tests, groups)
+
+
+def stores_of(run: Run, data: str | Path | None = None) -> tuple[Store, Store]:
+    """Return the store that a run was trained on and that of its degraded copies, making what is missing.
+
+    data and errors: see `evaluate`.
+    """
+    result = _finished(run)
+    competition = open_competition(data or find_folder(run.competition))
+    if competition.feature_kind != "waveform":
+        raise InputError(f"{competition.directory}: only audio can be degraded, and this competition comes as "
+                         f"{competition.feature_kind}; there is no `conditions` for it")
+    clean = Store.open(ensure_store(competition, run.experiment.features))
+    if clean.digest != result["store"]:
+        raise InputError(f"{competition.directory}: not what {run.run_id} was trained on, or changed since; "
+                         "name its folder with --data, or train it again")
+    return clean, Store.open(degraded_store(competition, clean))
+
+
 def share_right(count: dict[str, int]) -> float:
+    """Return the accuracy that a count says."""
     return count["num_right"] / count["num_valid"]
 
 
@@ -95,10 +123,10 @@ def _finished(run: Run) -> dict[str, Any]:
 
 
 def _count(run: Run, clean: Store, degraded: Store) -> dict[str, dict[str, int]]:
-    """Return {condition: {"num_right", "num_valid"}} over the held-out utterances of every fold."""
+    """Return {condition: {"num_right", "num_valid"}} over every fold's held-out utterances, and keep the logits."""
     row_of = {utt_id: row for row, utt_id in enumerate(degraded.utt_ids)}
     conditions = ("clean", *CONDITIONS)
-    counts = {condition: {"num_right": 0, "num_valid": 0} for condition in conditions}
+    kept: dict[str, list[np.ndarray]] = {condition: [] for condition in conditions}
     folds = clean.folds(run.result["folds"])
     with tqdm(total=len(folds) * len(conditions), desc=run.run_id, unit="condition", disable=None) as bar:
         for fold, (_, valid_rows) in enumerate(folds):
@@ -109,11 +137,16 @@ def _count(run: Run, clean: Store, degraded: Store) -> dict[str, dict[str, int]]
                 store, rows = clean, valid_rows
                 if condition != "clean":
                     store, rows = degraded, _rows(row_of, condition, [clean.utt_ids[row] for row in valid_rows])
-                logits = predict(model, store, rows, replace(experiment.train, device=device), experiment.infer)
-                counts[condition]["num_right"] += int((logits.argmax(1) == clean.labels[valid_rows]).sum())
-                counts[condition]["num_valid"] += len(rows)
+                train = replace(experiment.train, device=device)
+                kept[condition].append(predict(model, store, rows, train, experiment.infer))
                 bar.update()
-    return counts
+    valid_rows = np.concatenate([rows for _, rows in folds])
+    logits = {condition: np.concatenate(parts) for condition, parts in kept.items()}
+    with atomic_open(run.copies_path, "wb") as file:
+        np.savez(file, rows=valid_rows, **logits)
+    labels = clean.labels[valid_rows]
+    return {condition: {"num_right": int((scores.argmax(1) == labels).sum()), "num_valid": len(labels)}
+            for condition, scores in logits.items()}
 
 
 def _rows(row_of: dict[str, int], condition: str, utt_ids: list[str]) -> np.ndarray:

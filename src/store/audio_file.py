@@ -1,17 +1,16 @@
 """Decode one audio file from its bytes: mono, at the sample rate and peak that the settings ask for.
 
-wav, flac, ogg, opus and mp3 are read by libsndfile. A damaged file often decodes without complaint, so what each format
-says of itself is checked: the length that the header states, and for Ogg (opus, vorbis) the checksum of every page and
-the end-of-stream flag of the last. Within flac libsndfile checks. A changed sample of a wav or mp3 cannot be told from
-another sound, and an mp3 without a Xing/Info header does not say where it ends.
+wav, flac, ogg, opus and mp3 are decoded by libsndfile. A damaged file often decodes without complaint, so what each
+format says of itself is checked before (sound_files): the length that the header states against the bytes, frames and
+pages that are there, and for Ogg the checksum of every page. Within flac libsndfile checks. A changed sample of a wav
+or mp3 cannot be told from another sound, and an mp3 without a Xing/Info header does not say where it ends.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-import struct
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,9 @@ import soundfile
 
 from src.base.torch_files import CorruptFile
 from src.settings.config import Features
+from src.store.remarks import CANCELLING, SILENT, remark
+from src.store.sound_files import split_sound
+from src.store.sound_part import Part
 
 if TYPE_CHECKING:
     import torch
@@ -29,55 +31,128 @@ MOST_SAMPLES = 1 << 29  # three hours at 48 kHz, 2 GB; hours of silence fit a fl
 MOST_CHANNELS = 64
 RATES = 4000, 768_000  # Hz; a second at 1 Hz would become 16,000
 RESAMPLED_SAMPLES = 1 << 22  # resampled at once: torch's convolution takes some 14 times their memory
-STREAMED_BYTES = 0x7FFFF000 - 64  # a wav written to a pipe states a size from here on, or 0: its writer did not know
 MP3_FRAME = 1152  # samples; a torn last frame changes nothing that could be heard
 LARGEST_KERNEL = 1 << 20  # reduced rate from x reduced rate to; 44.1 to 16 kHz is 70,560
-REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+FILTER_WIDTH, ROLLOFF = 6, 0.99  # torchaudio's own, for the rates whose kernel would be larger
+CANCELLED = 0.01  # of the channels' energy; of uncorrelated channels, MOST_CHANNELS of them, a 64th is left
+SILENCE = 1e-5  # of full scale, from the lowest sample to the highest; 16 bits reach down to 3e-5
 
 
-def decode(data: bytes) -> tuple[np.ndarray, int]:
+def decode(data: bytes, remarks: dict[str, str] | None = None) -> tuple[np.ndarray, int]:
     """Return the mono waveform (num_samples,) float32, the mean of the channels, and its sample rate in Hz.
 
-    Raises CorruptFile for bytes that are no audio, for a truncated, changed or empty file, for NaN or infinite samples,
-    and for rates, channels and lengths that no recording of speech has.
+    Of channels that cancel one another the loudest is taken. remarks: gets {kind: cause} of what is odd about a file
+    that is read all the same. Raises CorruptFile for bytes that are no audio, for a truncated, changed or empty file,
+    for NaN or infinite samples, and for rates, channels and lengths that no recording of speech has.
     """
-    if data[:4] == b"OggS":
-        _check_ogg(data)
-    elif data[:4] == b"RIFF":
-        data = _checked_wav(data)
-    num_samples = 0
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, stated, kind = file.samplerate, file.frames, file.format
-            if not RATES[0] <= rate <= RATES[1] or file.channels > MOST_CHANNELS:
-                raise CorruptFile(f"{rate} Hz and {file.channels} channels; a recording has {RATES[0]} to "
-                                  f"{RATES[1]} Hz and at most {MOST_CHANNELS} channels")
-            block_samples = BLOCK_SAMPLES // file.channels
-            waveform = np.empty(min(stated, PLAUSIBLE_SAMPLES), np.float32)
-            while len(block := file.read(block_samples, dtype="float32", always_2d=True)):  # never all channels at once
-                if num_samples + len(block) > MOST_SAMPLES:
-                    raise CorruptFile(f"longer than {MOST_SAMPLES / rate / 3600:.0f} hours; cut it into utterances")
-                if num_samples + len(block) > len(waveform):
-                    waveform.resize(2 * (num_samples + len(block)), refcheck=False)
-                waveform[num_samples : num_samples + len(block)] = block.mean(1)
-                num_samples += len(block)
-    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
-        raise CorruptFile(f"cannot be decoded: {str(error).partition(': ')[2] or error}") from error
-    waveform = waveform[:num_samples]
+    remarks = {} if remarks is None else remarks
+    return join(split_sound(data, remarks), remarks)
+
+
+def join(parts: list[Part], remarks: dict[str, str]) -> tuple[np.ndarray, int]:
+    """Return, as `decode` does, the parts of a file one after another, at the sample rate of the first."""
+    waveforms, rate, num_samples = [], 0, 0
+    for part in parts:
+        waveform, part_rate = _decoded(part, remarks)
+        rate = rate or part_rate
+        waveforms.append(waveform if part_rate == rate else resampled(waveform, part_rate, rate))
+        num_samples += len(waveforms[-1])
+        _check_length(num_samples, rate)
     if not num_samples:
         raise CorruptFile("holds no samples")
-    has_length = not kind.startswith("MP") or b"Xing" in data[:8192] or b"Info" in data[:8192]
-    if has_length and num_samples + (MP3_FRAME if kind.startswith("MP") else 0) < stated < 1 << 48:
-        raise CorruptFile(f"truncated: {num_samples} of {stated} samples")
-    if not math.isfinite(float(waveform.min())) or not math.isfinite(float(waveform.max())):
+    waveform = waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
+    lowest, highest = float(waveform.min()), float(waveform.max())
+    if not math.isfinite(lowest) or not math.isfinite(highest):
         raise CorruptFile("holds NaN or infinite samples")
+    if highest - lowest <= SILENCE:
+        remark(remarks, SILENT)
     return waveform, rate
+
+
+def stated_s(parts: list[Part]) -> float:
+    """Return the length in seconds that the headers of a file's parts state, 0 where they cannot be read."""
+    seconds = 0.0
+    for part in parts:
+        try:
+            with soundfile.SoundFile(io.BytesIO(part.data)) as file:
+                seconds += max(file.frames, part.num_samples) / file.samplerate
+        except (soundfile.SoundFileError, RuntimeError):
+            continue
+    return seconds
+
+
+def _decoded(part: Part, remarks: dict[str, str]) -> tuple[np.ndarray, int]:
+    """Return the waveform of a part and its rate; of channels that cancel one another the loudest is taken."""
+    try:
+        waveform, rate, is_cancelled = _read(part)
+        if is_cancelled:
+            remark(remarks, CANCELLING)
+            waveform, rate, _ = _read(part, _loudest(part))
+    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+        raise CorruptFile(f"cannot be decoded: {str(error).partition(': ')[2] or error}") from error
+    return waveform, rate
+
+
+def _read(part: Part, channel: int | None = None) -> tuple[np.ndarray, int, bool]:
+    """Return what libsndfile reads of a part, its rate, and whether its channels cancel one another.
+
+    channel: the one to take, by default the mean of all. Raises CorruptFile where the part is shorter than it should
+    be.
+    """
+    with soundfile.SoundFile(io.BytesIO(part.data)) as file:
+        rate, stated, num_channels = file.samplerate, file.frames, file.channels
+        if not RATES[0] <= rate <= RATES[1] or num_channels > MOST_CHANNELS:
+            raise CorruptFile(f"{rate} Hz and {num_channels} channels; a recording has {RATES[0]} to {RATES[1]} Hz and "
+                              f"at most {MOST_CHANNELS} channels")
+        if part.lead and stated < part.num_samples:  # libsndfile's guess, which it would keep to
+            led = Part(part.lead + part.data, part.num_samples + part.num_lead, is_guessed=True)
+            waveform, rate, is_cancelled = _read(led, channel)
+            return waveform[part.num_lead :], rate, is_cancelled
+        waveform, num_samples, energy, mixed_energy = np.empty(min(stated, PLAUSIBLE_SAMPLES), np.float32), 0, 0.0, 0.0
+        while len(block := _block(file)):
+            _check_length(num_samples + len(block), rate)
+            if num_samples + len(block) > len(waveform):
+                waveform.resize(2 * (num_samples + len(block)), refcheck=False)
+            mono = block.mean(1) if channel is None else block[:, channel]
+            waveform[num_samples : num_samples + len(block)] = mono
+            num_samples += len(block)
+            if num_channels > 1 and channel is None:
+                energy += _energy(block) / num_channels
+                mixed_energy += _energy(mono)
+    expected = part.num_samples if part.is_guessed else stated
+    if num_samples + (MP3_FRAME if file.format.startswith("MP") else 0) < expected < 1 << 48:
+        raise CorruptFile(f"truncated: {num_samples} of {expected} samples")
+    return waveform[:num_samples], rate, mixed_energy < CANCELLED * energy
+
+
+def _loudest(part: Part) -> int:
+    """Return the channel of the largest energy."""
+    energies = 0.0
+    with soundfile.SoundFile(io.BytesIO(part.data)) as file:
+        while len(block := _block(file)):
+            energies += np.square(block, dtype=np.float64).sum(0)
+    return int(np.argmax(energies))
+
+
+def _block(file: soundfile.SoundFile) -> np.ndarray:
+    """Return the next samples (num_samples, num_channels); never all channels of a long file at once."""
+    return file.read(BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True)
+
+
+def _energy(samples: np.ndarray) -> float:
+    samples = samples.ravel()
+    return float(np.einsum("i,i->", samples, samples))
+
+
+def _check_length(num_samples: int, rate: int) -> None:
+    if num_samples > MOST_SAMPLES:
+        raise CorruptFile(f"longer than {MOST_SAMPLES / rate / 3600:.0f} hours; cut it into utterances")
 
 
 def standardise(waveform: np.ndarray, sample_rate: int, features: Features) -> torch.Tensor:
     """Return `waveform` (num_samples,) scaled, in place, to features.peak_db and then resampled to sample_rate.
 
-    Silence stays silence. Raises CorruptFile for a rate whose ratio to the wanted one is too odd to resample.
+    Silence stays silence.
     """
     import torch  # not above: decode runs without it
 
@@ -94,7 +169,7 @@ def _resample(waveform: torch.Tensor, old: int, new: int) -> torch.Tensor:
 
     old_step, new_step = old // math.gcd(old, new), new // math.gcd(old, new)
     if old_step * new_step > LARGEST_KERNEL:
-        raise CorruptFile(f"{old} Hz cannot be resampled to {new} Hz; convert it to a usual rate")
+        return torch.from_numpy(resampled(waveform.numpy(), old, new))
     if len(waveform) <= RESAMPLED_SAMPLES:
         return resample(waveform, old, new)
     steps, margin = RESAMPLED_SAMPLES // old_step, 64  # steps; the filter reaches fewer than 8
@@ -106,63 +181,27 @@ def _resample(waveform: torch.Tensor, old: int, new: int) -> torch.Tensor:
     return torch.cat(parts)[: math.ceil(len(waveform) * new_step / old_step)]
 
 
+def resampled(waveform: np.ndarray, old: int, new: int) -> np.ndarray:
+    """Return `waveform` (num_samples,) float32 at `new` Hz, for any two whole rates, by torchaudio's own filter.
+
+    torchaudio's convolution multiplies by every sample that a period of both rates holds, nearly all of them by zero;
+    polyphase filtering (Crochiere and Rabiner, 1983) skips the zeros, which makes rates without a common divisor cheap.
+    """
+    from scipy.signal import resample_poly
+
+    old_step, new_step = old // math.gcd(old, new), new // math.gcd(old, new)
+    return resample_poly(waveform, new_step, old_step, window=_low_pass(old_step, new_step))
+
+
+@functools.lru_cache(maxsize=4)
+def _low_pass(old_step: int, new_step: int) -> np.ndarray:
+    """Return the filter at the rate that is a multiple of both: a sinc within a Hann window, as torchaudio's."""
+    reach = math.ceil(FILTER_WIDTH * max(old_step, new_step) / ROLLOFF)
+    crossings = np.arange(-reach, reach + 1) * (ROLLOFF / max(old_step, new_step))  # of the sinc through zero
+    window = np.cos(np.clip(crossings / FILTER_WIDTH, -1, 1) * (np.pi / 2)) ** 2
+    return (np.sinc(crossings) * window * (ROLLOFF / max(old_step, new_step))).astype(np.float32)
+
+
 def to_int16(waveform: torch.Tensor) -> torch.Tensor:
     """Return samples in [-1, 1) as int16; what resampling pushed beyond is clipped."""
     return waveform.mul(32768).round_().clamp_(-32768, 32767).short()
-
-
-def stated_s(data: bytes) -> float:
-    """Return the length in seconds that the header states, 0 where it cannot be read."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            return file.frames / file.samplerate
-    except (soundfile.SoundFileError, RuntimeError):
-        return 0.0
-
-
-def _check_ogg(data: bytes) -> None:
-    """Raise CorruptFile unless every page is whole and as it was written, and the last ends its stream (RFC 3533)."""
-    position, has_end = 0, False
-    while data[position : position + 4] == b"OggS":
-        table = position + 27 + (data[position + 26] if position + 26 < len(data) else 0)  # where segment sizes end
-        page = data[position : table + sum(data[position + 27 : table])]
-        if table > len(data) or position + len(page) < table + sum(data[position + 27 : table]):
-            raise CorruptFile("truncated: the last Ogg page is torn")
-        if _ogg_crc(page) != int.from_bytes(page[22:26], "little"):
-            raise CorruptFile("the checksum of an Ogg page does not match: some bytes have changed")
-        position, has_end = position + len(page), bool(page[5] & 4)
-    if not has_end:  # what follows the end is no audio: tags, as some programs append them
-        raise CorruptFile("changed: no Ogg page where one should be" if position < len(data)
-                          else "truncated: the Ogg stream has no end")
-
-
-def _ogg_crc(page: bytes) -> int:
-    """Return the checksum of an Ogg page, its own field as zeros.
-
-    The polynomial is zlib's, but the highest bit comes first and nothing is inverted.
-    """
-    page = page[:22] + bytes(4) + page[26:]
-    crc = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{crc:032b}"[::-1], 2)
-
-
-def _checked_wav(data: bytes) -> bytes:
-    """Return a wav; raises CorruptFile when its data chunk is shorter than the header says.
-
-    A file written to a pipe states no length, or one far beyond its own; 0, which would be read as no samples, is
-    replaced in both headers.
-    """
-    position = 12
-    while position + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, position)
-        position += 8
-        if name == b"data":
-            if 0 < size < STREAMED_BYTES and position + size > len(data):
-                raise CorruptFile(f"truncated: {len(data) - position} of {size} bytes of samples")
-            stated = 8 + int.from_bytes(data[4:8], "little")
-            if size == 0 and stated <= position < len(data):  # else a chunk of another kind follows an empty one
-                return b"".join((b"RIFF", struct.pack("<I", len(data) - 8), data[8 : position - 4],
-                                 struct.pack("<I", len(data) - position), data[position:]))
-            return data
-        position += size + size % 2
-    return data

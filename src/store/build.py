@@ -24,6 +24,8 @@ from src.settings.auto import DataSummary
 from src.settings.config import Features
 from src.store.decoder import Reader
 from src.store.find import VERSION, store_digest_of, store_dir_of
+from src.store.folds import can_deal
+from src.store.remarks import remark_sentences
 from src.store.writer import Chunk, StoreWriter
 
 CHUNK_UTTERANCES, CHUNK_BYTES = 64, 1 << 24
@@ -58,12 +60,13 @@ def build_store(competition: Competition, features: Features, settings: dict[str
         final, counts = store_dir_of(competition, settings, store_digest), counts_of(rows, writer)
         writer.finish(final, [TABLE, *rows], [SKIPPED, *skipped], {
             "digest": store_digest, "version": VERSION, "competition": competition.name, "kind": settings["kind"],
-            "dim": reader.dim, **counts, "settings": settings, "summary": _summary(settings, rows),
+            "dim": reader.dim, **counts, "settings": settings, "summary": _summary(competition, settings, rows),
             "speakers": list(competition.speakers)})
     memory.save(stamps, {path: hashes[path] for path in stamps})
     if skipped:
         print(f"preprocess: skipped {len(skipped)} of {_num_train(competition):,} training files that cannot be used "
               f"(all in {final / 'skipped.csv'}):\n{_listing(skipped)}", flush=True)
+    _print_remarks(writer.finished, chunks)
     print(f"preprocess: {len(rows):,} utterances, {counts['num_bytes'] / 1e6:,.0f} MB in "
           f"{time.monotonic() - began:.1f} s -> {final}", flush=True)
     return final
@@ -139,11 +142,14 @@ def counts_of(rows: list[tuple], writer: StoreWriter) -> dict[str, int]:
             "num_bytes": sum(chunk.num_bytes for chunk in writer.finished)}
 
 
-def _summary(settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
+def _summary(competition: Competition, settings: Mapping[str, Any], rows: list[tuple]) -> dict[str, Any]:
     """Return what an experiment's "auto" settings are decided from; a finished run is found by it without torch."""
     speakers, groups, num_frames = zip(*[(row[2], row[3], row[-1]) for row in rows if row[1] == "train"])
-    return dataclasses.asdict(DataSummary.of(settings["kind"], np.array(speakers), np.array(num_frames),
-                                             settings.get("hop_length", 1), groups))
+    index = {speaker: i for i, speaker in enumerate(competition.speakers)}
+    labels = np.array([index[speaker] for speaker in speakers])
+    return dataclasses.asdict(DataSummary.of(settings["kind"], labels, np.array(num_frames),
+                                             settings.get("hop_length", 1), groups,
+                                             lambda num_folds: can_deal(labels, groups, num_folds)))
 
 
 def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list, partly: bool = False) -> list[tuple]:
@@ -168,6 +174,14 @@ def _check_skipped(competition: Competition, finished: list[Chunk], chunks: list
         raise InputError(f"{competition.directory}: fewer than two speakers have a usable training file; fetch these "
                          f"again:\n{_listing(train)}")
     return train
+
+
+def _print_remarks(finished: list[Chunk], chunks: list) -> None:
+    """Print a line for each kind of what is odd about files that are used all the same."""
+    remarks = [(chunk[int(i)].path, kind, cause) for chunk, done in zip(chunks, finished)
+               for i, odd in done.remarks.items() for kind, cause in odd.items()]
+    for sentence in remark_sentences(remarks):
+        print(f"preprocess: {sentence}", flush=True)
 
 
 def _num_train(competition: Competition) -> int:

@@ -23,6 +23,7 @@ from src.competition.utterances import Utterance
 from src.model.frontend import LogMel
 from src.settings.config import Features
 from src.store import audio_file as audio
+from src.store.sound_files import split_sound
 from src.store.tensor_file import read_tensor
 from src.store.writer import Chunk
 
@@ -47,20 +48,23 @@ class Reader:
 
     def read(self, utterances: tuple[Utterance, ...]) -> tuple[Chunk, list[memoryview]]:
         """Return a chunk's record and its bytes."""
-        num_frames, sha256, skipped, parts, crc = [], {}, {}, [], 0
+        num_frames, sha256, skipped, remarks, parts, crc = [], {}, {}, {}, [], 0
         for i, utterance in enumerate(utterances):
             num_frames.append(0)
+            odd: dict[str, str] = {}
             try:
                 data, sha256[utterance.path] = self.whole_file or self._read_file(utterance.path)
-                blocks = self._decode(utterance, data)
+                blocks = self._decode(utterance, data, odd)
             except CorruptFile as cause:
                 skipped[str(i)] = str(cause)
                 continue
+            if odd:
+                remarks[str(i)] = odd
             for block in blocks:
                 num_frames[-1] += len(block)
                 parts.append(memoryview(block).cast("B"))
                 crc = zlib.crc32(parts[-1], crc)
-        return Chunk(num_frames, sha256, skipped, sum(map(len, parts)), crc), parts
+        return Chunk(num_frames, sha256, skipped, sum(map(len, parts)), crc, remarks), parts
 
     def _read_file(self, path: str) -> tuple[bytes | bytearray, str]:
         full_path = self.competition.directory / path
@@ -84,10 +88,13 @@ class Reader:
             raise InputError(f"{full_path}: changed while it was read; run the same command again")
         return data, self.known.get(path) or hashlib.sha256(data).hexdigest()
 
-    def _decode(self, utterance: Utterance, data: bytes | bytearray) -> list:
-        """Return the frames as stored, in one or more numpy blocks; raises CorruptFile for an unusable file."""
+    def _decode(self, utterance: Utterance, data: bytes | bytearray, remarks: dict[str, str]) -> list:
+        """Return the frames as stored, in one or more numpy blocks; raises CorruptFile for an unusable file.
+
+        remarks: gets {kind: cause} of what is odd about a usable one.
+        """
         if self.competition.kind == "audio":
-            return self._decode_audio(data)
+            return self._decode_audio(data, remarks)
         if self.competition.kind == "frames":
             frames = self.frames[utterance.first_frame : utterance.first_frame + utterance.num_frames]
         else:
@@ -99,9 +106,10 @@ class Reader:
             raise CorruptFile("holds NaN, infinite or absurd values")
         return [torch.from_numpy(frames).half().numpy() if self.kind == "logmel" else frames]
 
-    def _decode_audio(self, data: bytes) -> list:
-        with self.alone if audio.stated_s(data) > LONG_S else contextlib.nullcontext():
-            waveform = audio.standardise(*audio.decode(data), self.features)
+    def _decode_audio(self, data: bytes, remarks: dict[str, str]) -> list:
+        parts = split_sound(data, remarks)
+        with self.alone if audio.stated_s(parts) > LONG_S else contextlib.nullcontext():
+            waveform = audio.standardise(*audio.join(parts, remarks), self.features)
             if self.kind == "waveform":
                 return [audio.to_int16(waveform).numpy()]
             return [block.half().contiguous().numpy() for block in self.log_mel.blocks(waveform)]

@@ -20,12 +20,12 @@ def ensure_store(competition: Competition, features: Features, threads: int | No
     missing, unusable or unsafe, RunError when the disk is full.
     """
     if store := find_store(competition, features):
-        claim(competition.name, competition.directory)
+        claim(competition.name, competition.home)
         return store
     settings = used_settings(competition, features)
     folder = cache_dir(competition.name)
     with lock(folder / "preprocess.lock", f"preprocess: waiting for another process that works in {folder}"):
-        claim(competition.name, competition.directory)
+        claim(competition.name, competition.home)
         stamps, memory = stamp_files(competition), HashMemory(competition)
         known = memory.known(stamps)
         if 0 < len(known) < len(stamps) and any(folder.glob(f"{settings['kind']}-*")):  # touched rather than new

@@ -18,10 +18,10 @@ def split(rows: np.ndarray, labels: np.ndarray, groups: Sequence[str],
           folds: Folds) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (train_rows, valid_rows) of each fold: k of them, one for 1, and ("all") all rows and none.
 
-    Classes are spread evenly over k folds, groups never split; 1 is the first fold of several. A fixed seed makes them
-    the same for every experiment. Where a fold would be tested on a class that its training part does not hold (a class
-    of a single utterance, or within a single group), those utterances go back to the training part and are validated in
-    no fold.
+    Classes are spread evenly over k folds, groups never split; settings/folds.py says of how many 1 is the first. A
+    fixed seed makes them the same for every experiment. Where a fold would be tested on a class that its training part
+    does not hold (a class of a single utterance, or within a single group), those utterances go back to the training
+    part and are validated in no fold.
 
     Args: rows (N,) of a store, the training utterances; labels (N,) int64, their classes; groups, N names, "" for an
     utterance that is a group of its own. Raises SettingError when there are too few utterances or groups.
@@ -30,10 +30,22 @@ def split(rows: np.ndarray, labels: np.ndarray, groups: Sequence[str],
         return [(rows, rows[:0])]
     if folds < 1:
         raise SettingError(f"folds={folds}: use a whole number above 0, or 'all'")
-    number = num_parts(folds)
+    number = num_parts(folds, lambda number: can_deal(labels, groups, number))
     fold = deal(rows, labels, groups, number, f"folds={folds}")
     parts = [(rows[fold != k], rows[fold == k]) for k in range(number)]
     return parts[:1] if folds == 1 else parts
+
+
+def can_deal(labels: np.ndarray, groups: Sequence[str], num_folds: int) -> bool:
+    """Return whether `num_folds` folds, each of which validates something, can be made of training utterances.
+
+    labels: (N,), each utterance's class. groups: N names, "" for a group of its own.
+    """
+    try:
+        deal(np.arange(len(labels)), labels, groups, num_folds, "folds")
+    except SettingError:
+        return False
+    return True
 
 
 def deal(rows: np.ndarray, labels: np.ndarray, groups: Sequence[str], num_folds: int, setting: str) -> np.ndarray:

@@ -18,19 +18,24 @@ import numpy as np
 
 from src.base.errors import InputError
 from src.base.torch_files import CorruptFile, check_archive
+from src.store.pickled_numpy import NPY_MAGIC, holds_numpy, is_npz
 
 END, ENTRY, LOCAL = struct.Struct("<4s4H2LH"), struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: its magic number, pickled
+NUMPY_ARRAY = "holds a numpy array, not a tensor; save it with torch.save(torch.from_numpy(array), path)"
 REFUSED = "carries code or objects other than tensors; refused. Do not open it elsewhere; fetch the file again"
 
 
 def read_tensor(data: bytes, num_frames: int, feature_dim: int) -> np.ndarray:
     """Return the float32 array (num_frames, feature_dim) of a .pt file; it may be a read-only view of `data`.
 
-    Raises CorruptFile when it cannot be decoded, or is no floating-point tensor of that shape, and InputError when it
-    carries code or objects other than tensors: such a file is refused, not skipped.
+    A file that np.save wrote is read too. Raises CorruptFile when it cannot be decoded, or is no floating-point tensor
+    of that shape, and InputError when it carries code or objects other than tensors and numpy arrays: such a file is
+    refused, not skipped.
     """
+    if data.startswith(NPY_MAGIC):
+        return read_npy(data, num_frames, feature_dim)
     frames = _read_plain(data, num_frames, feature_dim)
     return _load(data, num_frames, feature_dim) if frames is None else frames
 
@@ -93,15 +98,21 @@ def _load(data: bytes, num_frames: int, feature_dim: int) -> np.ndarray:
     import torch
 
     if not data.startswith((b"PK\x03\x04", LEGACY)):
+        if holds_numpy(data):
+            raise CorruptFile(NUMPY_ARRAY)
         if _builds_objects(data):
             raise InputError(REFUSED)
         raise CorruptFile("not a .pt file" if data else "empty")
+    if is_npz(data):
+        raise CorruptFile(NUMPY_ARRAY)
     if not data.startswith(LEGACY):
         check_archive(io.BytesIO(data))
     try:
         tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "unsupported global" in str(error).lower():
+            if holds_numpy(data):
+                raise CorruptFile(NUMPY_ARRAY) from error
             raise InputError(REFUSED) from error
         raise CorruptFile("its pickle cannot be decoded") from error
     except Exception as error:  # torch's readers raise KeyError, EOFError, RuntimeError, ValueError, … on torn bytes
@@ -110,11 +121,34 @@ def _load(data: bytes, num_frames: int, feature_dim: int) -> np.ndarray:
         raise CorruptFile(f"holds a {type(tensor).__name__}, not a tensor")
     if tensor.layout is not torch.strided or not tensor.is_floating_point():
         raise CorruptFile(f"holds {tensor.dtype} in layout {tensor.layout}, not floating-point frames")
-    if tensor.shape != (num_frames, feature_dim):  # before any copy: a tiny file can expand to any shape
-        raise CorruptFile(f"shape {tuple(tensor.shape)}, but the tables say ({num_frames}, {feature_dim})")
+    _check_shape(tuple(tensor.shape), num_frames, feature_dim)  # before any copy: a tiny file can expand to any shape
     if tensor.device.type != "cpu":
         raise CorruptFile(f"holds a tensor without numbers (device {tensor.device})")
     return tensor.detach().resolve_neg().float().contiguous().numpy()
+
+
+def read_npy(data: bytes, num_frames: int, feature_dim: int) -> np.ndarray:
+    """Return the float32 array of a file that np.save wrote; raises CorruptFile as `read_tensor` does."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+    except Exception as error:  # numpy's reader raises ValueError, TokenError, EOFError, … on torn bytes
+        raise CorruptFile("not a whole .npy array of numbers") from error
+    _check_shape(shape, num_frames, feature_dim)
+    if dtype.kind != "f":
+        raise CorruptFile(f"holds {dtype}, not floating-point frames")
+    numbers = data[file.tell() :]
+    if len(numbers) != dtype.itemsize * num_frames * feature_dim:
+        raise CorruptFile("not a whole .npy array of numbers")
+    frames = np.frombuffer(numbers, dtype).reshape(shape, order="F" if is_fortran else "C")
+    return np.ascontiguousarray(frames, np.float32)
+
+
+def _check_shape(shape: tuple[int, ...], num_frames: int, feature_dim: int) -> None:
+    if shape != (num_frames, feature_dim):
+        raise CorruptFile(f"shape {shape}, but the tables say ({num_frames}, {feature_dim})")
 
 
 def _builds_objects(data: bytes) -> bool:

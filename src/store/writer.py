@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class Chunk:
     """What became of one chunk of utterances.
 
     num_frames: of each utterance, 0 for a skipped one. sha256: of each file hashed. skipped: {place in the chunk, as
-    text: cause}. num_bytes and crc32: of its part of frames.bin.
+    text: cause}. num_bytes and crc32: of its part of frames.bin. remarks: {place in the chunk, as text: {kind: cause}}
+    of what is odd about a file that is used all the same.
     """
 
     num_frames: list[int]
@@ -38,6 +39,7 @@ class Chunk:
     skipped: dict[str, str]
     num_bytes: int
     crc32: int
+    remarks: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class StoreWriter:

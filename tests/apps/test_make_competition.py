@@ -204,6 +204,8 @@ def own(root):
     put(root / "bert" / "._a.wav")
     put(root / "elsewhere.wav")
     (root / "bert" / "b.M4A").write_bytes(b"of another kind")
+    for name in ("Zoë/c.xyz", "take", "bert/b.lab"):
+        (root / name).touch()
     (root / "bert" / "loop").symlink_to(root)
 
 
@@ -219,7 +221,8 @@ def test_layouts(tmp_path, lay_out, expected, num_strays):
     corpus = open_corpus(tmp_path / "link")
     assert {(r.speaker, r.session, r.name) for r in corpus.recordings} == expected
     assert corpus.num_strays == num_strays
-    assert corpus.num_others == (lay_out is own)
+    assert corpus.others == ({".m4a": 1} if lay_out is own else {})
+    assert corpus.unknown == ({".xyz": 1, "no ending": 1} if lay_out is own else {})
     assert all(recording.path.is_file() for recording in corpus.recordings)
 
 
@@ -266,7 +269,8 @@ REFUSED = {
     "too few speakers": (few, {"num_speakers": 4}, r"3 speakers can be split, 4 are needed"),
     "one session": (one_session_each, {}, r"0 speakers .* 3 of 3 speakers with one session only: a, b, c"),
     "not unique": (twice, {}, r"p[12]/id10001/v/1\.wav: the same speaker, session and name as"),
-    "a competition": (lambda root: put(root / "train" / "a" / "x.wav"), {}, r"train, which are no speakers; give one"),
+    "parts without speakers": (lambda root: put(root / "train" / "x.wav"), {},
+                               r"folders are named train, which are no speakers; where they are, give --speaker-le"),
     "no folders": (lambda root: put(root / "x.wav"), {}, r"1 audio files lie in no speaker's folder"),
     "empty": (lambda root: None, {}, r"no audio \(\.wav.* give the folder that holds the speakers"),
     "other audio": (convertible, {}, r"1 files end in \.m4a: convert them first"),
@@ -342,15 +346,144 @@ def test_the_command_ends_with_what_to_run_next(libri, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"{tmp_path}/my out\nnext: bash run.sh --data '{tmp_path}/my out'\n")
 
 
-@pytest.mark.parametrize("parts", [("Train", "Test"), ("TRAIN", "TEST"), ("train", "val"), ("training", "validation")])
-def test_parts_of_a_corpus_are_no_speakers(tmp_path, parts):
-    for folder, speaker in itertools.product(parts, ("ann", "bob")):
+def test_a_speaker_of_two_parts_is_one_and_keeps_both_files_of_one_name(tmp_path):
+    for folder, speaker in itertools.product(("TRAIN", "TEST"), ("ann", "bob")):
         put(tmp_path / "corpus" / folder / speaker / "1.wav")
-    with pytest.raises(InputError, match=f"folders are named {min(parts)}, {max(parts)}, which are no speakers"):
-        open_corpus(tmp_path / "corpus")
+    names = {(r.speaker, r.session, r.name) for r in open_corpus(tmp_path / "corpus").recordings}
+    assert names == {(speaker, "", f"{part}-1.wav") for part in ("TRAIN", "TEST") for speaker in ("ann", "bob")}
 
 
 def test_a_lone_folder_around_the_speakers_is_no_speaker(tmp_path):
     for speaker in ("ann", "bob"):
         put(tmp_path / "corpus" / "wav48_silence_trimmed" / speaker / "1.wav")
     assert {recording.speaker for recording in open_corpus(tmp_path / "corpus").recordings} == {"ann", "bob"}
+
+
+# Where the speakers stand, and who is nobody --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def genders(tmp_path):
+    """A corpus of four speakers below their genders' folders, five utterances each."""
+    for n, folder in enumerate(("Male/M00", "Male/M01", "Female/F00", "Female/F01")):
+        for take in range(5):
+            put(tmp_path / "corpus" / folder / f"{take}.wav", n, take)
+    return tmp_path / "corpus"
+
+
+def test_the_level_of_the_speakers_is_printed_and_can_be_set(genders, tmp_path, capsys):
+    out = make_competition(genders, tmp_path / "out")
+    assert open_competition(out).speakers == ("F00", "F01", "M00", "M01")
+    printed = capsys.readouterr().out
+    assert "20 utterances of 4 speakers at the second level: F00, F01, M00, M01 (speaker/file)" in printed
+    assert "Female, Male are taken for no speakers; if they are, give --speaker-level 1" in printed
+    out = make_competition(genders, tmp_path / "set", speaker_level=1)
+    assert open_competition(out).speakers == ("Female", "Male")
+    assert "2 speakers at the first level: Female, Male" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"no audio lies below a folder at level 3; the deepest .* stand at level 2"):
+        make_competition(genders, tmp_path / "deep", speaker_level=3)
+    with pytest.raises(SettingError, match="--speaker-level 0: must be at least 1"):
+        make_competition(genders, tmp_path / "zero", speaker_level=0)
+
+
+def test_folders_that_are_nobodys_are_left_out_and_named(genders, tmp_path, capsys):
+    for folder in ("_background_noise_", "other", "Male/@eaDir", "Male/M00/@eaDir", "__MACOSX", "lost+found", "Noise"):
+        put(genders / folder / "x.wav", 5, len(folder))
+    out = make_competition(genders, tmp_path / "out")
+    assert open_competition(out).speakers == ("F00", "F01", "M00", "M01")
+    assert not list(out.rglob("x.wav"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "no speaker's" in line)
+    assert line.endswith("no speaker's: @eaDir (2 folders), Noise, __MACOSX, _background_noise_, lost+found, other")
+    shutil.rmtree(genders / "_background_noise_")
+    assert open_corpus(genders, level=1).speakers == ["Female", "Male", "other"], "alone it may be a name"
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def clips(folder, number=15):
+    """Put clips of three speakers into a folder, and return [(clip, speaker)]."""
+    rows = []
+    for n in range(number):
+        put(folder / f"clip_{n}.mp3", n % 3, n)
+        rows.append((f"clip_{n}.mp3", f"client{n % 3}"))
+    return rows
+
+
+def test_common_voice_is_read_by_its_table(tmp_path, capsys):
+    rows = clips(tmp_path / "cv" / "en" / "clips")
+    put(tmp_path / "cv" / "en" / "clips" / "unlisted.mp3", 0, 99)
+    lines = ["client_id\tpath\tsentence", *(f'{speaker}\t{clip}\tSAY "{clip}' for clip, speaker in rows),
+             "client0\tgone.mp3\t"]
+    (tmp_path / "cv" / "en" / "validated.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "cv" / "en" / "invalidated.tsv").write_text("client_id\tpath\nnobody\tunlisted.mp3\n")
+    competition = open_competition(make_competition(tmp_path / "cv", tmp_path / "out"))
+    assert competition.speakers == ("client0", "client1", "client2")
+    assert len(competition.utterances) == 15
+    truth = dict(rows)
+    assert all(u.speaker == truth[u.path.split("/")[-1]] for u in competition.utterances if u.split == "train")
+    printed = capsys.readouterr().out
+    assert "15 utterances of 3 speakers in the column client_id of validated.tsv" in printed
+    assert "left out: 1 files outside that layout" in printed
+    assert "left out: 1 rows whose file is not there" in printed
+
+
+def test_flat_audio_is_read_by_a_table_of_speakers_or_a_line_says_how(tmp_path):
+    rows = clips(tmp_path / "flat" / "audio")
+    with pytest.raises(InputError, match=r"15 audio files lie in no speaker's folder.*; write a table speakers\.csv"):
+        make_competition(tmp_path / "flat", tmp_path / "out")
+    write_table(tmp_path / "flat" / "meta.csv", [("clip", "who"), *rows])
+    with pytest.raises(InputError, match=r"not understood: meta\.csv \(clip, who\); write a table speakers\.csv"):
+        make_competition(tmp_path / "flat", tmp_path / "out")
+    write_table(tmp_path / "flat" / "speakers.csv",
+                [("path", "speaker"), *((f"audio\\{clip}", speaker) for clip, speaker in rows)])
+    out = make_competition(tmp_path / "flat", tmp_path / "out")
+    assert open_competition(out).speakers == ("client0", "client1", "client2")
+    write_table(tmp_path / "flat" / "speakers.csv", [("path", "speaker"), *rows, (rows[0][0], "client1")])
+    with pytest.raises(InputError, match=r"speakers\.csv: line 17: clip_0\.mp3 is of 'client1', and of 'client0' "):
+        make_competition(tmp_path / "flat", tmp_path / "other")
+
+
+def segments(root, lines):
+    """Lay out Kaldi's tables of four recordings of two speakers, and `lines` of segments."""
+    for n in range(4):
+        put(root / "wav" / f"r{n}.wav", n // 2, n, 1.0)
+    utterances = {line.split()[0]: f"spk{int(line.split()[1][1:]) // 2}" for line in lines}
+    tables(root, utterances, {f"r{n}": f"wav/r{n}.wav" for n in range(4)})
+    (root / "segments").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_segments_of_recordings_are_cut_and_a_recording_is_never_on_both_sides(tmp_path):
+    root = tmp_path / "kaldi"
+    segments(root, [f"u{n}-{k} r{n} {0.2 * k:.2f} {'-1' if k == 3 else f'{0.2 * k + 0.15:.2f}'}"
+                    for n in range(4) for k in range(4)])
+    out = make_competition(root, tmp_path / "out")
+    competition = open_competition(out)
+    assert competition.speakers == ("spk0", "spk1")
+    assert [len([u for u in competition.utterances if u.split == split]) for split in ("train", "test")] == [8, 8]
+    for u in competition.utterances:
+        if u.split == "train":
+            n, k = int(u.path[-8]), int(u.path[-6])
+            assert u.path == f"train/spk{n // 2}/r{n}/u{n}-{k}.flac"
+            whole, part = soundfile.read(root / "wav" / f"r{n}.wav")[0], soundfile.read(out / u.path)[0]
+            stop = 16000 if k == 3 else round(16000 * (0.2 * k + 0.15))
+            np.testing.assert_allclose(part, whole[3200 * k : stop], atol=2e-5)
+    assert not (out / ".parts").exists()
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("x r0 0.5 0.2", "'x': from 0.5 to 0.2 s is no part of a recording"), ("x r0 0.1", "is not a recording with start"),
+    ("x r9 0 1", "1 recordings are not in wav.scp: r9"), ("x r0 0 9", r"r0\.wav: 1\.00 s long, and segments has 'x' "),
+])
+def test_segments_that_cannot_be_cut_are_refused(tmp_path, line, said):
+    segments(tmp_path / "kaldi", [line, *(f"u{n}-{k} r{n} 0 0.{k + 1}" for n in range(4) for k in range(4))])
+    with pytest.raises(InputError, match=said):
+        make_competition(tmp_path / "kaldi", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["kaldi"]
+
+
+def test_the_channels_of_a_telephone_call_are_not_mixed(tmp_path):
+    segments(tmp_path / "kaldi", [f"u{n} r{n} 0 0.5" for n in range(4)])
+    (tmp_path / "kaldi" / "reco2file_and_channel").write_text("r0 r0 A\nr1 r0 B\n")
+    with pytest.raises(InputError, match="r1 are second channels of their files; write each channel to a file of"):
+        make_competition(tmp_path / "kaldi", tmp_path / "out")

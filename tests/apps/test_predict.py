@@ -209,6 +209,24 @@ def test_audio_that_is_not_read_is_named_and_linked_folders_are_followed_once(to
     assert f"{folder / 'link' / 'a.wav'}: bert" in capsys.readouterr().out
 
 
+def test_every_file_of_a_folder_is_answered_known_to_be_no_audio_or_named(toy, run_dir, tmp_path, capsys):
+    for name in ("a.wav", "b.wave", "c.mpga", "@eaDir/a.wav"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_audio(tmp_path / "a.wav", voice(1, 70, 0.7))
+        (tmp_path / "a.wav").rename(tmp_path / "in" / name)
+    for name in ("notes.txt", "voice", "x.wav.part", ".hidden"):
+        (tmp_path / "in" / name).touch()
+    call(tmp_path / "in", "--run", f"toy/{run_dir.name}", "--json")
+    said = capsys.readouterr()
+    assert [file["file"].rpartition("/")[2] for file in json.loads(said.out)["files"]] == ["a.wav", "b.wave", "c.mpga"]
+    (line,) = [line for line in said.err.splitlines() if "left out" in line]
+    assert all(name in line for name in ("@eaDir", "voice", "x.wav.part", "(3)"))
+    assert "notes" not in line
+    (tmp_path / "in" / "d.3gp").touch()
+    with pytest.raises(InputError, match=r"1 of 4 files could not be answered:\n.*d\.3gp"):
+        call(tmp_path / "in", "--run", f"toy/{run_dir.name}")
+
+
 def test_the_competition_is_named_as_the_other_stages_name_it(toy, run_dir, tmp_path, monkeypatch, capsys):
     for data in (toy, toy / ".", f"{toy}/"):
         call(toy / "test" / "t0.wav", "--data", data)

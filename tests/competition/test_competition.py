@@ -176,7 +176,10 @@ AUDIO_FAULTS = {
                              r"1 of 5 have no file in test/: t9"),
     "a file without an id": (sample("t0.wav", "t1.wav"), r"2 of 4 files in test/ are not listed: t2\.wav, t3\.wav"),
     "an id twice": (sample("t0.wav", "t1.wav", "t2.wav", "t3.wav", "t0.wav"), r"'t0\.wav' stands there twice"),
-    "no Id column": (sample("t0.wav", header="id"), r"sample_submission\.csv: the header 'id,Category' lacks Id"),
+    "an answer that could be several columns": (
+        lambda d: write_table(d / "sample_submission.csv", [("Id", "a", "b"), ("t0.wav", "x", "y")]),
+        r"sample_submission\.csv: the header 'Id,a,b' does not say which column the answer is; rename"),
+    "semicolons": (lambda d: (d / "sample_submission.csv").write_text("Id;Category\nt0.wav;x\n"), "it with commas"),
     "a torn row": (lambda d: (d / "sample_submission.csv").write_text("Id,Category\nt0.wav\n"), r"line 2: 1 fields"),
     "an open quote": (lambda d: (d / "sample_submission.csv").write_text('Id,Category\n"t0.wav,a\n'),
                       r"not a valid .* CSV"),
@@ -185,6 +188,22 @@ AUDIO_FAULTS = {
                                         r"train/bert: 1 audio files of a kind that is not read: 6\.M4A; convert"),
     "test audio that is not read": (lambda d: (d / "test" / "t9.aiff").touch(),
                                     r"test: 1 audio files of a kind that is not read: t9\.aiff; convert"),
+    "test audio of a telephone's kind": (lambda d: (d / "test" / "t9.3GP").touch(), r"not read: t9\.3GP; convert"),
+    "speech that few programs read": (lambda d: (d / "train" / "anna" / "9.spx").touch(), r"not read: 9\.spx; convert"),
+    "an id of a kind that is not read": (lambda d: [(d / "test" / "t9.w64").touch(), sample("t9.w64")(d)],
+                                         r"not read: t9\.w64; convert them"),
+    "other audio beside the speakers": (lambda d: (d / "train" / "9.amr").touch(), r"a speaker's folder: 9\.amr"),
+    "audio two folders deeper": (lambda d: [(d / "train" / "anna" / "s" / "t").mkdir(parents=True),
+                                            (d / "train" / "anna" / "s" / "t" / "x.wav").touch()],
+                                 r"train/anna/s/t: audio in a folder within a speaker's"),
+    "test files without endings": (lambda d: [p.rename(p.with_suffix("")) for p in (d / "test").iterdir()]
+                                   and (d / "sample_submission.csv").unlink(),
+                                   r"no audio .* in the test folder \(give t0, t1, t2, t3 the ending of their kind\)"),
+    "flat audio and a table": (
+        lambda d: [(d / "train" / "9.wav").touch(), write_table(d / "train.csv", [("file", "who"), ("9.wav", "x")])],
+        r"or write utterances\.csv, .*; tables that may tell lie there: train\.csv \(file, who\)"),
+    "two spellings": (lambda d: [(d / "train").rename(d / "Train"), (d / "TRAIN").mkdir()],
+                      r"TRAIN and Train could both be train/; rename one to train"),
     "a folder of test audio": (lambda d: [(d / "test" / "more").mkdir(), (d / "test" / "more" / "t9.wav").touch()],
                                r"test/more: audio in a folder within test/"),
     "names equal after NFC": (both_normal_forms, r"speaker 'Zoë' stands there twice"),
@@ -243,3 +262,185 @@ def test_what_is_no_competition_is_said_with_what_was_looked_for(tmp_path):
         open_competition(tmp_path)
     with pytest.raises(SettingError, match="did you mean 'japanese_vowels'"):
         open_competition("japanese_vowel")
+
+
+# What is understood ---------------------------------------------------------------------------------------------------
+
+
+def content(competition):
+    """Return what a competition's store is made of: every utterance and the bytes of its file."""
+    return [(u.utt_id.split("/")[-1], u.speaker, u.split, (competition.directory / u.path).read_bytes())
+            for u in competition.utterances]
+
+
+def test_every_file_is_used_known_to_be_no_audio_or_named(audio_dir):
+    plain = open_competition(audio_dir)
+    assert plain.notices == ()
+    for name in ("train/anna/9.wave", "train/anna/8.MPGA", "train/bert/7.oga"):
+        (audio_dir / name).write_bytes((audio_dir / "train" / "anna" / "0.wav").read_bytes())
+    for name in ("train/anna/0.lab", "train/notes.TXT", "test/README", "test/cover.jpg", "train/bert/.hidden.xyz"):
+        (audio_dir / name).touch()
+    competition = open_competition(audio_dir)
+    assert {u.utt_id for u in competition.utterances} - {u.utt_id for u in plain.utterances} == {
+        "train/anna/9.wave", "train/anna/8.MPGA", "train/bert/7.oga"}
+    assert competition.notices == ()
+    for name in ("train/anna/1.wav.part", "train/take2", "test/t9.xyz"):
+        (audio_dir / name).touch()
+    (line,) = open_competition(audio_dir).notices
+    assert line.endswith("3 files: train/take2, train/anna/1.wav.part, test/t9.xyz; where they are recordings, give "
+                         "them the ending of their kind")
+
+
+def test_folders_that_are_nobodys_are_left_out_and_named(audio_dir):
+    plain = content(open_competition(audio_dir))
+    for folder in ("train/@eaDir", "train/anna/@eaDir", "train/_background_noise_", "train/.ipynb_checkpoints",
+                   "test/__MACOSX", "__MACOSX", "train/lost+found"):
+        (audio_dir / folder).mkdir()
+        shutil.copy(audio_dir / "test" / "t0.wav", audio_dir / folder / "x.wav")
+    competition = open_competition(audio_dir)
+    assert content(competition) == plain
+    (line,) = competition.notices
+    assert (".ipynb_checkpoints, @eaDir (2 folders), __MACOSX, _background_noise_, lost+found; where they are "
+            "speakers, list their files in utterances.csv") in line
+    write_table(audio_dir / "utterances.csv", [("path",), ("train/_background_noise_/x.wav",), ("train/anna/0.wav",)])
+    assert open_competition(audio_dir).speakers == ("_background_noise_", "anna")
+
+
+def move_in(directory, *names):
+    """Move everything in a folder into a folder within it."""
+    inner = directory.joinpath(*names)
+    held = [path for path in directory.iterdir()]
+    inner.mkdir(parents=True)
+    for path in held:
+        path.rename(inner / path.name)
+
+
+def capitals(directory):
+    (directory / "train").rename(directory / "TRAIN")
+    (directory / "test").rename(directory / "Test")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda d: move_in(d, "inner"), "toy_audio: the competition lies in {d}/inner, which is read"),
+    (lambda d: [move_in(d, "a", "b"), (d / "__MACOSX").mkdir()], "lies in {d}/a/b, which is read"),
+    (capitals, "TRAIN/ is read as train/ {d}: Test/ is read as test/"),
+    (lambda d: [move_in(d / "train", "Train"), move_in(d / "test", "test")],
+     "train/Train/ is read as train/ {d}: test/test/ is read as test/"),
+], ids=["one level deeper", "two levels deeper", "capitals", "unpacked twice"])
+def test_a_competition_that_was_unpacked_otherwise_is_understood(audio_dir, change, said):
+    plain = open_competition(audio_dir)
+    before = content(plain)
+    change(audio_dir)
+    competition = open_competition(audio_dir)
+    assert (competition.name, competition.test_ids) == (plain.name, plain.test_ids)
+    assert content(competition) == before
+    assert said.format(d=audio_dir) in " ".join(competition.notices)
+
+
+def test_the_courses_folder_may_lie_deeper_and_its_paths_be_a_windows_one_s(course_dir):
+    plain = open_competition(course_dir)
+    for name, change in (("metadata.json", lambda c: [e for s in c["speakers"].values() for e in s]),
+                         ("testdata.json", lambda c: c["utterances"])):
+        content = json.loads((course_dir / name).read_text())
+        for entry in change(content):
+            entry["feature_path"] = f"C:\\data\\Dataset\\{entry['feature_path']}"
+        (course_dir / name).write_text(json.dumps(content))
+    move_in(course_dir, "Dataset")
+    competition = open_competition(course_dir)
+    assert competition.utterances == plain.utterances
+    assert "paths below C:/data/Dataset/ are read as paths in this folder" in " ".join(competition.notices)
+
+
+@pytest.mark.parametrize("spell", [
+    lambda d, path: path.replace("/", "\\"), lambda d, path: f"./{path}", lambda d, path: f".\\{path}",
+    lambda d, path: f"{d}/{path}", lambda d, path: path.replace("/", "//"), lambda d, path: f"/content/toy/{path}",
+    lambda d, path: f"toy_audio/{path}", lambda d, path: "D:\\toy\\" + path.replace("/", "\\"),
+])
+def test_paths_as_other_machines_write_them_are_understood(audio_dir, spell):
+    paths = [f"train/{name}/{take}" for name in ("bert", "anna") for take in ("0.wav", "1.flac")]
+    write_table(audio_dir / "utterances.csv", [("path", "group"), *((path, "g") for path in paths)])
+    plain = open_competition(audio_dir)
+    write_table(audio_dir / "utterances.csv", [("path", "group"), *((spell(audio_dir, path), "g") for path in paths)])
+    assert open_competition(audio_dir).utterances == plain.utterances
+    write_table(audio_dir / "utterances.csv", [("path", "label"), *((spell(audio_dir, p), "g") for p in paths),
+                                               (spell(audio_dir, "train/anna/gone.wav"), "h")])
+    with pytest.raises(InputError, match=r"gone\.wav.*missing|not a plain path|missing: .*gone"):
+        open_competition(audio_dir)
+
+
+def test_a_backslash_may_stand_in_a_name_and_nothing_outside_is_reached(audio_dir):
+    shutil.copy(audio_dir / "train" / "anna" / "0.wav", audio_dir / "train" / "anna" / "a\\b.wav")
+    write_table(audio_dir / "utterances.csv", [("path",), ("train/anna/a\\b.wav",), ("train/bert/0.wav",)])
+    assert open_competition(audio_dir).utterances[0].path == "train/anna/a\\b.wav"
+    shutil.copy(audio_dir / "test" / "t0.wav", audio_dir.parent / "secret.wav")
+    above = audio_dir.parent
+    for path in ("..\\secret.wav", f"{audio_dir}/../secret.wav", f"{above}/secret.wav", "train/../../secret.wav"):
+        write_table(audio_dir / "utterances.csv", [("path", "label"), (path, "x"), ("train/bert/0.wav", "y")])
+        with pytest.raises(InputError, match=r"not a plain path|are missing"):
+            open_competition(audio_dir)
+
+
+@pytest.mark.parametrize(("lay_out", "said"), [
+    (lambda d: [shutil.copytree(d / "toy", d / name) for name in ("a", "b")], "did you mean {d}/a or {d}/b or {d}/toy"),
+    (lambda d: (d / "toy" / "train").rename(d / "train_data"), r"train_data/ lies there: .*rename it to train"),
+    (lambda d: [p.rename(d / p.name) for p in (d / "toy" / "train").iterdir()],
+     r"audio lies in anna, bert, carl, as in a corpus: `bash run\.sh make-competition {d} data/NAME`"),
+    (lambda d: [(d / name).touch() for name in ("wav.scp", "utt2spk")], r"tables of Kaldi .*make-competition {d} data"),
+    (lambda d: [(d / "cv").mkdir(), (d / "cv" / "validated.tsv").touch()], r"Common Voice's tables .*-competition {d}"),
+    (lambda d: [(d / name).touch() for name in ("1.wav", "2.mp3")], r"2 audio files lie in no speaker's folder: put"),
+    (lambda d: (d / "hw4.zip").touch(), r"hw4\.zip lies there: unpack it first"),
+], ids=["two competitions", "another name", "a corpus", "Kaldi", "Common Voice", "flat", "an archive"])
+def test_a_folder_that_is_no_competition_is_told_what_lies_there(audio_dir, tmp_path, lay_out, said):
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    audio_dir.rename(outer / "toy")
+    lay_out(outer)
+    if (outer / "toy").exists() and "did you mean" not in said:
+        shutil.rmtree(outer / "toy")
+    with pytest.raises(InputError, match="no competition is recognised here; " + said.format(d=outer)):
+        open_competition(outer)
+
+
+# The submission's form ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("header", "rows"), [
+    (("Id", "Label"), [("{}.wav", "")]), (("id", "expected"), [("{}.wav", "")]), (("file", "speaker"), [("{}", "x")]),
+    (("row", "Id", "Category"), [("7", "test/{}.wav", "anna")]), (("Category", "ID"), [("anna", ".\\test\\{}.wav")]),
+])
+def test_the_sample_is_the_form(audio_dir, header, rows):
+    order = ("t2", "t0", "t3", "t1")
+    rows = [tuple(cell.format(name) for cell in rows[0]) for name in order]
+    write_table(audio_dir / "sample_submission.csv", [header, *rows])
+    competition = open_competition(audio_dir)
+    assert competition.test_ids == [f"{name}.wav" for name in order]
+    assert competition.form.columns == header
+    answer = header.index(competition.form.names[1])
+    filled = list(competition.form.filled({f"{name}.wav": name.upper() for name in order}))
+    assert filled == [[*row[:answer], name.upper(), *row[answer + 1 :]] for name, row in zip(order, rows)]
+
+
+def test_a_sample_by_another_name_and_of_another_kind_is_a_form_where_its_ids_are_known(audio_dir, course_dir):
+    plain = content(open_competition(audio_dir))
+    (audio_dir / "sample_submission.csv").rename(audio_dir / "sampleSubmission.csv")
+    competition = open_competition(audio_dir)
+    assert competition.test_ids == ["t0.wav", "t1.wav", "t2.wav", "t3.wav"], "the store's order is no other than before"
+    assert [row[0] for row in competition.form.filled(dict.fromkeys(competition.test_ids, "x"))] == [
+        "t2.wav", "t0.wav", "t3.wav", "t1.wav"]
+    assert sorted(content(competition)) == sorted(plain)
+    ids = open_competition(course_dir).test_ids
+    write_table(course_dir / "sample_submission.csv", [("Id", "Label"), *((name, "anna") for name in ids[::-1])])
+    competition = open_competition(course_dir)
+    assert (competition.test_ids, competition.form.columns, competition.form.ids) == (ids, ("Id", "Label"), ids[::-1])
+    write_table(course_dir / "sample_submission.csv", [("Id", "Label"), ("other", "anna")])
+    competition = open_competition(course_dir)
+    assert competition.form.columns == ("Id", "Category")
+    assert "1 of 1 have no file" in competition.notices[0]
+    assert "The submission is written as Id,Category in the test part's own order" in competition.notices[0]
+
+
+def test_an_id_may_name_a_file_without_an_ending(audio_dir):
+    for path in (audio_dir / "test").iterdir():
+        path.rename(path.with_suffix(""))
+    write_table(audio_dir / "sample_submission.csv", [("Id", "Category"), *((f"t{i}", "anna") for i in (2, 0, 3, 1))])
+    assert open_competition(audio_dir).test_ids == ["t2", "t0", "t3", "t1"]

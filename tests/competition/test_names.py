@@ -60,6 +60,16 @@ def test_the_first_folder_keeps_the_name_and_each_is_answered_by_its_own_run(twi
     assert [open_competition(directory).name for directory in (second, first)] == ["data-2", "data"], "in any order"
 
 
+def test_a_folder_that_holds_a_competition_alone_owns_the_name(tmp_path, audio_dir, workspace, capsys):
+    outer = tmp_path / "outer"
+    shutil.copytree(audio_dir, outer / "Dataset")
+    for _ in range(2):
+        preprocess(open_competition(outer), Features())
+        assert "another folder has its name" not in capsys.readouterr().out
+    assert find_folder("outer") == outer
+    assert open_competition(find_folder("outer")).name == "outer"
+
+
 def test_a_folder_that_moves_keeps_its_name_and_one_that_takes_its_place_is_not_answered_by_its_run(twins, workspace,
                                                                                                    capsys):
     first, second = twins

@@ -1,5 +1,7 @@
 """The rules that fill in "auto": each decided by the data it names, nothing left open."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from src.settings import auto as adapt_module
 from src.settings.auto import DataSummary, adapt
 from src.settings.config import flatten, override
 from src.settings.parts import lookup
+from src.store.folds import can_deal
 
 VOWELS = DataSummary("cepstra", 270, 30, 15)
 SPEECH = DataSummary("logmel", 2000, 8, 400)
@@ -47,15 +50,36 @@ def test_rules_follow_the_data():
 
 @pytest.mark.parametrize(("sizes", "groups", "folds"), [
     ([8] * 50, None, 5), ([8] * 49 + [1], None, 5), ([8] * 45 + [2] * 5, None, 5), ([3] * 50, None, 3),
-    ([8] * 20 + [2] * 20, None, 2), ([8] * 10 + [1] * 3, None, 5), ([1] * 9, None, 2),
+    ([8] * 20 + [2] * 20, None, 2), ([8] * 10 + [1] * 3, None, 5), ([1] * 9, None, "all"), ([1] * 9 + [2], None, 2),
     ([8] * 50, 3, 3), ([8] * 50, 7, 5), ([8] * 50, 1, "all"), ([3] * 50, 4, 3)])
 def test_folds_are_as_many_as_most_classes_and_the_groups_allow(monkeypatch, sizes, groups, folds):
     monkeypatch.setattr(adapt_module, "usable_cpus", lambda: 8)
     labels = np.repeat(np.arange(len(sizes)), sizes)
     names = [""] * len(labels) if groups is None else [str(i % groups) for i in range(len(labels))]
-    data = DataSummary.of("logmel", labels, np.full(len(labels), 300), 160, names)
+    data = DataSummary.of("logmel", labels, np.full(len(labels), 300), 160, names,
+                          lambda num_folds: can_deal(labels, names, num_folds))
     assert adapt(experiments.get("default"), data).folds == folds
-    assert data.num_groups == (groups or len(labels))
+    assert data.num_groups == (1 if folds == "all" else groups or len(labels))
+
+
+@pytest.mark.parametrize("cpus", [2, 8])
+def test_auto_chooses_folds_that_the_store_deals(monkeypatch, cpus):
+    """Random sizes of classes and groups; the choice is taken to the store that refuses what cannot be."""
+    monkeypatch.setattr(adapt_module, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(adapt_module, "multiplies_bfloat16", lambda: False)
+    rng, chosen = np.random.default_rng(0), Counter()
+    for _ in range(60):
+        sizes = rng.choice([1, 2, 3, 8], rng.integers(2, 12), p=rng.dirichlet([1, 1, 1, 1]))
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        per_class = int(rng.integers(0, 4))  # groups in each class; 0: none are known
+        groups = [f"{label}-{rng.integers(per_class)}" if per_class else "" for label in labels]
+        data = DataSummary.of("logmel", labels, np.full(len(labels), 9000), 160, groups,
+                              lambda num_folds, labels=labels, groups=groups: can_deal(labels, groups, num_folds))
+        folds = adapt(experiments.get("default"), data).folds
+        chosen[folds] += 1
+        assert can_deal(labels, groups, folds) if folds != "all" else not can_deal(labels, groups, 2)
+    assert len(chosen) >= 4
+    assert chosen["all"] > 5
 
 
 @pytest.mark.parametrize(("native", "cpus", "device", "steps", "folds"), [

@@ -202,7 +202,10 @@ def test_every_fold_hears_its_own_held_out_utterances_and_the_figures_add_up(aud
     command.add_arguments(parser)
     command.main(parser.parse_args([run_dir.name[:-2], "--data", str(audio_dir)]))
     assert len(calls) == 3 * 8, "what was done is read, not done again"
-    header, row = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
+    *_, first, second, expected = capsys.readouterr().out.splitlines()
+    header, row = first.split(), second.split()
+    assert expected.startswith(f"toy_audio/{run_dir.name}: expected on the test part: ")
+    assert conditions.expect(Run(run_dir), audio_dir).held_out == right["clean"] / 18, "too few to be told apart"
     assert header == ["run", *MIXTURE, "shifted"]
     assert row == [f"toy_audio/{run_dir.name}", *(f"{right[c] / 18:.4f}" for c in MIXTURE), f"{by_hand:.4f}"]
 

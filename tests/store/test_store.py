@@ -180,6 +180,16 @@ def test_folds_that_cannot_be_made_are_refused(labels, groups, folds, message):
         labelled(labels, groups).folds(folds)
 
 
+def test_one_fold_is_the_first_of_as_many_as_can_be_made():
+    store = labelled([0, 0, 1, 1, 2, 2], ["a", "b", "c", "d", "e", "e"])
+    (held_out,) = store.folds(1)
+    with pytest.raises(SettingError, match="use fewer folds"):
+        store.folds(5)
+    assert [part.tolist() for part in held_out] == [part.tolist() for part in store.folds(2)[0]]
+    with pytest.raises(SettingError, match=r"folds=1: 5 folds need as many groups .* there are 3"):
+        labelled([0, 1, 2]).folds(1)
+
+
 def test_labels_groups_and_texts_come_through(audio_dir, workspace):
     write_table(audio_dir / "utterances.csv", [("path", "label", "group", "text"), *(
         (f"train/{name}/{take}", "f" if name == "anna" else "m", name, f'SAYS "{take}", TWICE')

@@ -241,10 +241,70 @@ def not_finite(directory, rng):
     return Case({"refused", "skipped"}, {utt_id})
 
 
+@kind("audio", "a wrong header, all of the sound")
+def wrong_header(directory, rng):
+    path, _ = pick_audio(directory, rng, ".wav")
+    size = path.stat().st_size
+
+    def change(data):
+        length, stated = [(size - 8, size - 8), (size + 36, size), (size - 8, size - 43), (size - 8, 2 * size),
+                          (size - 8, (size - 44) // 2), (size - 8, 0), (0, 0)][rng.integers(7)]
+        data[4:8], data[40:44] = struct.pack("<I", length), struct.pack("<I", stated)
+        return data
+
+    rewrite(path, change)
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "flac of another total")
+def other_total(directory, rng):
+    path, _ = pick_audio(directory, rng, ".flac")
+
+    def change(data):
+        stated = int.from_bytes(data[18:26])
+        total = (0, 1, stated % (1 << 36) - 1, stated % (1 << 36) + 1, (1 << 36) - 1)[rng.integers(5)]
+        data[18:26] = (stated >> 36 << 36 | total).to_bytes(8)
+        return data
+
+    rewrite(path, change)
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "joined files")
+def joined(directory, rng):
+    suffix = str(rng.choice([".wav", ".flac", ".opus", ".ogg", ".mp3"]))
+    path, utt_id = pick_audio(directory, rng, suffix)
+    other = pick_audio(directory, rng, suffix)[0].read_bytes()
+    if rng.random() < 0.5:
+        rewrite(path, lambda data: data + other)
+        return Case({"changed"}, {utt_id})
+    rewrite(path, lambda data: data + other[: len(other) // 2])
+    return Case({"refused", "skipped"}, {utt_id})
+
+
+@kind("audio", "tags around it")
+def tags(directory, rng):
+    path, _ = pick_audio(directory, rng, str(rng.choice([".flac", ".mp3"])))
+    size = int(rng.integers(1, 60_000))
+    art = b"ID3\3\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + rng.bytes(size)
+    rewrite(path, lambda data: art + data + (b"TAG".ljust(128, b"x") if rng.random() < 0.5 else b""))
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "an inverted channel")
+def inverted(directory, rng):
+    import soundfile
+
+    path, _ = pick_audio(directory, rng, ".wav")
+    samples = soundfile.read(path, dtype="int16")[0]
+    write_audio(path, np.stack([samples, -samples], 1))
+    return Case(set(UNCHANGED))
+
+
 @kind("audio", "odd rates and channels")
 def odd_rate(directory, rng):
     path, utt_id = pick_audio(directory, rng, ".wav")
-    rate = int(rng.choice([1, 2, 100, 3999, 4000, 8000, 11025, 15991, 44100, 96000, 1 << 20, (1 << 31) - 1]))
+    rate = int(rng.choice([1, 2, 100, 3999, 4000, 8000, 11025, 15991, 47952, 44100, 96000, 1 << 20, (1 << 31) - 1]))
     channels = int(rng.choice([1, 2, 6, 64, 65, 255]))
     write_audio(path, np.repeat(voice(0, 0)[:, None], channels, 1), rate)
     return Case(EMPTY_CASE | {"changed"}, {utt_id})
@@ -365,6 +425,42 @@ def hidden(directory, rng):
             (directory / folder / name).write_bytes(rng.bytes(30))
     (directory / "train" / ".cache").mkdir()
     return Case(set(UNCHANGED))
+
+
+@kind("audio", "folders that are nobody's")
+def nobodys(directory, rng):
+    for place in rng.choice(["train", "train/anna", "test", "."], 3):
+        name = str(rng.choice(["@eaDir", "@EADIR", "__MACOSX", "lost+found", "_background_noise_", "#recycle"]))
+        (directory / place / name).mkdir(exist_ok=True)
+        write_audio(directory / place / name / "x.wav", voice(2, 88))
+    return Case(set(UNCHANGED))
+
+
+@kind("audio", "files of other and of unknown kinds")
+def other_kinds(directory, rng):
+    place = directory / str(rng.choice(["train", "train/anna", "test", "train/bert/deeper"]))
+    place.mkdir(exist_ok=True)
+    is_other = rng.random() < 0.5
+    name = str(rng.choice(["9.3gp", "9.SPX", "9.w64", "9.aiff"] if is_other else ["9.xyz", "9", "9.part", "9.wav~"]))
+    write_audio(place / "9.wav", voice(2, 88))
+    (place / "9.wav").rename(place / name)
+    return Case(set(REFUSED if is_other else UNCHANGED))
+
+
+@kind("audio", "unpacked otherwise")
+def unpacked(directory, rng):
+    if rng.random() < 0.5:
+        held = list(directory.iterdir())
+        inner = directory.joinpath(*["inner", "data", "x"][: int(rng.integers(1, 5))])
+        inner.mkdir(parents=True)
+        for path in held:
+            path.rename(inner / path.name)
+        return Case(set(UNCHANGED))
+    part = str(rng.choice(["Train", "TRAIN", "train/train", "train/Train"]))
+    (directory / "train").rename(directory / "moved")
+    (directory / part).parent.mkdir(exist_ok=True)
+    (directory / "moved").rename(directory / part)
+    return Case(set(UNCHANGED), renamed={f"train/{s}/{t}": f"{part}/{s}/{t}" for s in SPEAKERS for t in TAKES})
 
 
 @kind("audio", "links")
@@ -542,7 +638,32 @@ def bad_listing(directory, rng):
     else:
         rows[at] = bad, "anna"
     write_table(directory / "utterances.csv", [("path", "label"), *rows])
-    return Case(set(REFUSED))
+    meant = len({"/".join(p for p in path.replace("\\", "/").split("/") if p not in ("", ".")) for path, _ in rows})
+    return Case({"refused", "unchanged"} if meant == len(rows) and ".." not in bad else set(REFUSED))
+
+
+@kind("audio", "utterances.csv of another machine")
+def foreign_paths(directory, rng):
+    heads = ["", "./", "/content/drive/x/", "C:\\x\\", f"{directory}/", "competition/", "/../", "~/", "//"]
+    head = str(rng.choice(heads))
+    paths = [head + f"train/{s}/{t}" for s in SPEAKERS for t in TAKES]
+    if rng.random() < 0.5:
+        paths = [path.replace("/", "\\") for path in paths]
+    if rng.random() < 0.3:
+        paths[rng.integers(len(paths))] = "/etc/passwd"
+    labels = [path.replace("\\", "/").split("/")[-2] for path in paths]
+    write_table(directory / "utterances.csv", [("path", "label"), *zip(paths, labels)])
+    is_strange = "/etc/passwd" in paths or ".." in head
+    return Case(set(REFUSED if is_strange else UNCHANGED))
+
+
+@kind("audio", "sample_submission.csv of another form")
+def other_form(directory, rng):
+    spell = str(rng.choice(["{}", "test/{}", "./{}", ".\\test\\{}", "/content/test/{}", "train/{}", "../{}"]))
+    header = (("Id", "Label"), ("id", "x"), ("file", "speaker"), ("Id", "a", "b"), ("Id",))[rng.integers(5)]
+    rows = [(spell.format(name), "x", "y")[: len(header)] for name in TESTS]
+    write_table(directory / "sample_submission.csv", [header, *rows])
+    return Case(set(REFUSED if "train" in spell or ".." in spell or len(header) > 2 else UNCHANGED))
 
 
 @kind("audio", "utterances.csv with odd labels")
@@ -667,11 +788,23 @@ def code(directory, rng):
         pickle.dumps(Evil()),
         pickle.dumps(Evil(), 0),
         saved({"x": Evil()}),
-        saved(np.zeros(shape)),
+        saved([np.zeros(shape), Evil()]),
         saved(np.array([Evil()], object)),
     ][rng.integers(7)]
     path.write_bytes(content)
     return Case(set(REFUSED))
+
+
+@kind("course", "pt: by numpy")
+def by_numpy(directory, rng):
+    import torch
+
+    path, _ = pick_tensor(directory, rng)
+    frames = torch.load(path, weights_only=True).numpy()
+    file, fault = io.BytesIO(), int(rng.integers(6))
+    (np.save, np.savez, np.savez_compressed)[fault % 3](file, frames)
+    path.write_bytes([*[file.getvalue()] * 3, saved(frames), pickle.dumps(frames), saved([frames])][fault])
+    return Case({"unchanged"}) if fault == 0 else Case({"refused", "skipped"}, {path.name})
 
 
 @kind("course", "pt: other archives")
@@ -777,8 +910,9 @@ def odd_ids(directory, rng):
     entry = content["utterances"][rng.integers(4)]
     old, new = entry["feature_path"], str(rng.choice([*NAMES, *BAD_PATHS]))
     entry["feature_path"] = new
-    with contextlib.suppress(OSError, ValueError):
-        (directory / old).rename(directory / new)
+    if not new.startswith("/"):  # a path of this machine is not to be replaced
+        with contextlib.suppress(OSError, ValueError):
+            (directory / old).rename(directory / new)
     (directory / "testdata.json").write_text(json.dumps(content))
     return Case({"refused", "unchanged"}, renamed={old: new})
 

@@ -18,11 +18,14 @@ from src.base.workspace import DATA_DIR
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `python -m src make-competition`."""
-    parser.add_argument("corpus", metavar="CORPUS_DIR", help="SPEAKER/*, SPEAKER/SESSION/*, LibriSpeech, VoxCeleb, …")
+    parser.add_argument("corpus", metavar="CORPUS_DIR",
+                        help="folders of speakers at any level, or tables of Kaldi, Common Voice, …")
     parser.add_argument("out", metavar="OUT", help="the competition's folder, such as data/mine; must not exist")
     parser.add_argument("--train-per-speaker", type=int, metavar="N", help="default: all that are not for the test")
     parser.add_argument("--test-per-speaker", type=int, metavar="M", help="default: about a fifth of them")
     parser.add_argument("--speakers", type=int, metavar="K", help="as many, drawn at random (default: all)")
+    parser.add_argument("--speaker-level", type=int, metavar="L",
+                        help="1: the folders in CORPUS_DIR are the speakers, 2: those in them, … (default: found)")
     parser.add_argument("--shift", action="store_true",
                         help="send 70 %% of the test utterances through another session (noise, room, line, …)")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
@@ -34,6 +37,6 @@ def main(options: Namespace) -> None:
 
     out = make_competition(options.corpus, options.out, train_per_speaker=options.train_per_speaker,
                            test_per_speaker=options.test_per_speaker, num_speakers=options.speakers,
-                           shift=options.shift, seed=options.seed)
+                           speaker_level=options.speaker_level, shift=options.shift, seed=options.seed)
     named = out.name if out.parent == DATA_DIR else str(out)
     print(f"next: bash run.sh --data {shlex.quote(named)}")

@@ -1,89 +1,122 @@
-"""Speakers, sessions and utterances of a speech corpus, found from how its folders are laid out.
+"""Speakers, sessions and utterances of a speech corpus, found from its tables or from how its folders are laid out.
 
-Goes in: a corpus' folder. Comes out: its utterances, each with its speaker and, where the layout tells, its session.
-Used by make_competition; no audio file is opened here. Tables in Kaldi's form (wav.scp and utt2spk, as speechocean762
-brings them) go before folders; LibriSpeech and VoxCeleb are told by their names at any depth; anything else is taken as
-SPEAKER/file or SPEAKER/SESSION/file.
+Goes in: a corpus' folder. Comes out: its utterances, each with its speaker and, where something tells, its session.
+Used by make_competition; no audio file is opened here. Kaldi's tables and Common Voice's go before folders
+(kaldi_tables, speaker_table); of folders, speaker_level finds which are the speakers'; where none is, other tables are
+asked.
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.apps.make_competition.corpus_recording import Recording
+from src.apps.make_competition.corpus_words import NOISE, PARTS
+from src.apps.make_competition.folder_walk import NoSpeakers, Parts
+from src.apps.make_competition.kaldi_tables import has_tables, read_tables
+from src.apps.make_competition.speaker_level import find_speakers
+from src.apps.make_competition.speaker_table import Table, common_voice, find_tables, tabled
 from src.base.errors import InputError, SettingError
+from src.base.tables import header_of
 from src.base.text import some
-from src.competition.utterances import AUDIO_SUFFIXES, is_audio, is_other_audio
-
-WRAPPERS = {"wav", "wavs", "wave", "audio", "flac"}  # folders that are no speaker's, though files lie in them
-PARTS = {"train", "training", "dev", "test", "testing", "val", "valid", "validation", "eval"}
-VOXCELEB_SPEAKER = re.compile(r"id\d{5,}")
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """One utterance of a corpus.
-
-    path: where its file lies. speaker: as the corpus names them. session: "" where the layout tells none; otherwise
-    unique within its speaker. name: a file name, unique within its speaker and session.
-    """
-
-    path: Path
-    speaker: str
-    session: str
-    name: str
+from src.competition.file_names import AUDIO_SUFFIXES, is_audio, is_nobody, is_other_audio, is_unknown
 
 
 @dataclass(frozen=True)
 class Corpus:
     """What a corpus' folder holds: the layout in words, its recordings by speaker, and what was left out.
 
-    num_strays: audio files that belong to nobody. num_others: files of audio of a kind that is not read.
+    where: where the speakers stand, in words. hint: what else could be the speakers, "" for nothing. num_strays: audio
+    files that belong to nobody. num_missing: rows of a table whose file is not there. others, unknown: how many files
+    there are of audio that is not read and of no known kind, by ending. nobody: folders left out, for their names are
+    known to be no speaker's.
     """
 
     directory: Path
     layout: str
+    where: str
+    hint: str
     recordings: tuple[Recording, ...]
     num_strays: int
-    num_others: int
+    num_missing: int
+    others: dict[str, int]
+    unknown: dict[str, int]
+    nobody: tuple[str, ...]
+
+    @property
+    def speakers(self) -> list[str]:
+        """Return the speakers' names in their order."""
+        return sorted({recording.speaker for recording in self.recordings})
 
 
-def open_corpus(directory: str | Path) -> Corpus:
+def open_corpus(directory: str | Path, level: int | None = None) -> Corpus:
     """Recognise and list the corpus in `directory`.
 
+    level: at which the speakers' folders stand (1: in `directory`), where a person says so; else it is found.
     Raises SettingError where there is no such folder, and InputError, with counts, for one without speakers or audio,
     for tables that contradict themselves or name missing files, and for two files that would be the same utterance.
     """
     directory = Path(os.path.abspath(directory))
     if not directory.is_dir():
         raise SettingError(f"{directory}: no such folder; give the corpus' own")
-    tables = [folder for folder in (directory, *(directory / part for part in sorted(PARTS)))
-              if (folder / "wav.scp").is_file() and (folder / "utt2spk").is_file()]
-    other = Counter()
-    if tables:
-        layout, recordings, num_strays = "tables wav.scp and utt2spk", _tabled(directory, tables), 0
+    folders = [folder for folder in (directory, *(directory / part for part in sorted(PARTS))) if has_tables(folder)]
+    other, unknown, nobody, num_missing, hint = Counter(), Counter(), [], 0, ""
+    if folders and level is None:
+        recordings = read_tables(directory, folders)
+        layout = "tables wav.scp and utt2spk" + (", cut by segments" if any(r.is_part for r in recordings) else "")
+        where, num_strays = "in utt2spk", 0
     else:
-        files = list(_audio_files(directory, other))
-        layout, recordings = _by_folders(directory, files)
+        files = list(_audio_files(directory, other, unknown, nobody))
+        tables = common_voice(directory) if level is None else []
+        if not tables:
+            try:
+                layout, where, hint, recordings = _by_folders(directory, files, level)
+            except NoSpeakers as error:
+                tables = find_tables(directory) if level is None else []
+                if not tables:
+                    advice = "" if level else _advice(directory, files)
+                    raise InputError(f"{directory}: {error}{advice}") from error
+        if tables:
+            layout, where = f"table {some([table.path.name for table in tables])}", _in_column(tables)
+            recordings, num_missing = tabled(tables, [directory.joinpath(*parts) for parts in files])
         num_strays = len(files) - len(recordings)
-    seen: dict[tuple[str, str, str], Path] = {}
+    return Corpus(directory, layout, where, hint, _in_order(recordings), num_strays, num_missing, dict(other),
+                  dict(unknown), tuple(nobody))
+
+
+def _in_order(recordings: list[Recording]) -> tuple[Recording, ...]:
+    """Return the recordings by speaker, session and name; raises InputError for two that would be the same."""
+    seen: dict[tuple[str, str, str], Recording] = {}
     for recording in recordings:
         key = recording.speaker, recording.session, recording.name
-        if seen.setdefault(key, recording.path) != recording.path:
-            raise InputError(f"{recording.path}: the same speaker, session and name as {seen[key]}; rename or remove "
-                             "one, or give the folder of one part of the corpus")
-    recordings = {(r.speaker, r.session, r.name): r for r in recordings}.values()
-    return Corpus(directory, layout, tuple(sorted(recordings, key=lambda r: (r.speaker, r.session, r.name))),
-                  num_strays, other.total())
+        if seen.setdefault(key, recording).path != recording.path:
+            raise InputError(f"{recording.path}: the same speaker, session and name as {seen[key].path}; rename or "
+                             "remove one, or give the folder of one part of the corpus")
+    return tuple(seen[key] for key in sorted(seen))
 
 
-def _audio_files(directory: Path, other: Counter) -> Iterator[tuple[str, ...]]:
+def _in_column(tables: list[Table]) -> str:
+    return f"in the column {tables[0].speaker_column} of {some([table.path.name for table in tables])}"
+
+
+def _advice(directory: Path, files: list[Parts]) -> str:
+    """Return what to do with a corpus whose folders tell no speakers, and whose tables have no column of them."""
+    seen = [f"{path.name} ({', '.join(header_of(path)[:6])})" for path in sorted(directory.glob("*.[ct]sv"))]
+    stands = f"; tables lie there whose columns are not understood: {some(seen)}" if seen else ""
+    begins = Counter(parts[-1].replace("-", "_").partition("_")[0] for parts in files)
+    may = f"; the speaker may be what begins the files' names: {some(sorted(begins))}"
+    return (f"{stands}; write a table speakers.csv into the folder, with a row for each file and the columns path and "
+            f"speaker{may if 1 < len(begins) <= len(files) / 2 else ''}")
+
+
+def _audio_files(directory: Path, other: Counter, unknown: Counter, nobody: list[str]) -> Iterator[Parts]:
     """Yield the audio files at any depth as path parts; linked folders are followed, each real folder once.
 
-    `other` counts audio of kinds that are not read, by ending. Raises InputError where there is none that is, or a
-    folder cannot be read.
+    `other` counts audio of kinds that are not read, by ending, `unknown` files of no known kind; `nobody` gets the
+    folders that are known to be no speaker's. Raises InputError where there is no audio that is read, or a folder
+    cannot be read.
     """
     num_found, visited, todo = 0, set(), [()]
     while todo:
@@ -94,9 +127,12 @@ def _audio_files(directory: Path, other: Counter) -> Iterator[tuple[str, ...]]:
         visited.add(real)
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
+                found = list(entries)
+            inside = {entry.name.lower() for entry in found}
+            for entry in found:
+                if entry.is_dir() and _is_left_out(entry.name, inside):
+                    nobody.append("/".join((*parts, entry.name)))
+                elif not entry.name.startswith("."):
                     if entry.is_dir():
                         todo.append((*parts, entry.name))
                     elif is_audio(entry.name) and entry.is_file():
@@ -104,83 +140,26 @@ def _audio_files(directory: Path, other: Counter) -> Iterator[tuple[str, ...]]:
                         yield (*parts, entry.name)
                     elif is_other_audio(entry.name):
                         other[os.path.splitext(entry.name)[1].lower()] += 1
+                    elif is_unknown(entry.name):
+                        unknown[os.path.splitext(entry.name)[1].lower() or "no ending"] += 1
         except OSError as error:
             raise InputError(f"{folder}: the folder cannot be read ({error.strerror}); make it readable") from error
     if not num_found:
         found = "".join(f"; {number:,} files end in {suffix}: convert them first (such as `ffmpeg -i x{suffix} x.flac`)"
-                        for suffix, number in other.most_common(1))
+                        for suffix, number in other.most_common(1)) or (
+                            f"; files of no known kind lie there: {some(sorted(unknown))}" if unknown else "")
         raise InputError(f"{directory}: no audio ({', '.join(AUDIO_SUFFIXES)}) here or in deeper folders{found or ''}"
                          f"{'' if found else '; give the folder that holds the speakers'}")
 
 
-def _by_folders(directory: Path, files: list[tuple[str, ...]]) -> tuple[str, list[Recording]]:
-    """Return the layout and the recordings of files given as path parts; files that do not fit it are left out."""
-    for layout, fits in (("VoxCeleb, speaker/video/file", _is_voxceleb),
-                         ("LibriSpeech, speaker/chapter/file", _is_librispeech)):
-        fitting = [parts for parts in files if fits(parts)]
-        if 2 * len(fitting) > len(files):
-            return layout, [Recording(directory.joinpath(*parts), *parts[-3:]) for parts in fitting]
-    top = {parts[0] for parts in files if len(parts) > 1}
-    lowered = {name.lower() for name in top}
-    is_parted = bool(top) and lowered <= PARTS
-    if len(top) == 1 and ((any(len(parts) > 2 for parts in files) and not is_parted) or lowered <= WRAPPERS):
-        wrapper = top.pop()  # a lone folder is no speaker
-        layout, recordings = _by_folders(directory / wrapper, [parts[1:] for parts in files if len(parts) > 1])
-        return f"{layout} in {wrapper}/", recordings
-    if not top:
-        raise InputError(f"{directory}: its {len(files):,} audio files lie in no speaker's folder; one folder a "
-                         "speaker is needed")
-    if is_parted:
-        raise InputError(f"{directory}: its folders are named {', '.join(sorted(top))}, which are no speakers; give "
-                         f"one of them, such as {directory / min(top)}")
-    recordings = [Recording(directory.joinpath(*parts), parts[0], "/".join(parts[1:-1]), parts[-1])
-                  for parts in files if len(parts) > 1]
-    return "speaker/session/file" if any(r.session for r in recordings) else "speaker/file", recordings
+def _is_left_out(name: str, beside: set[str]) -> bool:
+    """Return whether a folder is known to be no speaker's: by its name, and `other` as the background noise's."""
+    return is_nobody(name) or name.lower() in NOISE or (name.lower() == "other" and "_background_noise_" in beside)
 
 
-def _is_voxceleb(parts: tuple[str, ...]) -> bool:
-    return len(parts) >= 3 and VOXCELEB_SPEAKER.fullmatch(parts[-3]) is not None
-
-
-def _is_librispeech(parts: tuple[str, ...]) -> bool:
-    return len(parts) >= 3 and parts[-2].isdigit() and parts[-1].startswith(f"{parts[-3]}-{parts[-2]}-")
-
-
-def _tabled(directory: Path, folders: list[Path]) -> list[Recording]:
-    """Return the recordings that Kaldi's tables list; paths are relative to the corpus or to the table."""
-    recordings, missing = [], []
-    for folder in folders:
-        speakers = dict(_pairs(folder / "utt2spk"))
-        for utt_id, named in _pairs(folder / "wav.scp"):
-            if utt_id not in speakers:
-                raise InputError(f"{folder / 'wav.scp'}: '{utt_id}' has no speaker in utt2spk; both must be of the "
-                                 "same corpus")
-            if named.endswith("|"):
-                raise InputError(f"{folder / 'wav.scp'}: '{utt_id}' is the output of a command, which is not run; "
-                                 "write the audio to files first")
-            path = next((path for path in (directory / named, folder / named) if path.is_file()), None)
-            if path is None or not is_audio(path.name):
-                missing.append(named)
-            else:
-                name = utt_id.replace("/", "_") + path.suffix.lower()
-                recordings.append(Recording(path, speakers[utt_id], "", name))
-    if missing:
-        raise InputError(f"{directory}: {len(missing):,} of {len(missing) + len(recordings):,} files that wav.scp "
-                         f"names are missing or no audio: {some(missing)}; unpack the corpus again")
-    return recordings
-
-
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    """Return the lines of a table as (key, rest); raises InputError for a line without both and a key that repeats."""
-    pairs: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); unpack the corpus again") from error
-    for number, line in enumerate(lines, start=1):
-        fields = line.split(maxsplit=1)
-        if len(fields) != 2 or fields[0] in pairs:
-            fault = "a key that stands there twice" if fields[1:] else "no key and value"
-            raise InputError(f"{path}: line {number}: {fault}; unpack the corpus again")
-        pairs[fields[0]] = fields[1].strip()
-    return list(pairs.items())
+def _by_folders(directory: Path, files: list[Parts], level: int | None) -> tuple[str, str, str, list[Recording]]:
+    """Return the layout, where the speakers stand, a hint and the recordings; raises NoSpeakers for none."""
+    found = find_speakers(files, level)
+    recordings = [Recording(directory.joinpath(*parts), place.speaker, place.session, place.name)
+                  for parts, place in found.places.items()]
+    return found.layout, found.where, found.hint, recordings

@@ -11,12 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from src.apps.make_competition.corpus import Corpus, Recording, open_corpus
+from src.apps.make_competition.corpus import Corpus, open_corpus
+from src.apps.make_competition.corpus_recording import Recording
+from src.apps.make_competition.cut_parts import cut_parts
 from src.apps.make_competition.place import place
 from src.apps.make_competition.sessions import SHIFT, draw_conditions, draw_voices, write_tests
 from src.apps.make_competition.split import Split, choose
 from src.base.errors import InputError, RunError, SettingError
 from src.base.files import lock
+from src.base.text import some
+from src.competition.file_names import by_name
 from src.competition.open import open_competition
 from src.competition.utterances import UNSAFE, check_names
 
@@ -25,8 +29,8 @@ UNUSABLE_PART, UNUSABLE_HANDFUL = 0.05, 5  # test files that may be unusable: th
 
 
 def make_competition(corpus_dir: str | Path, out: str | Path, *, train_per_speaker: int | None = None,
-                     test_per_speaker: int | None = None, num_speakers: int | None = None, shift: bool = False,
-                     seed: int = 0) -> Path:
+                     test_per_speaker: int | None = None, num_speakers: int | None = None,
+                     speaker_level: int | None = None, shift: bool = False, seed: int = 0) -> Path:
     """Write the competition `out` and return its path.
 
     Speakers that the numbers or their sessions do not allow to split are left out, with their count and the reason.
@@ -35,20 +39,16 @@ def make_competition(corpus_dir: str | Path, out: str | Path, *, train_per_speak
     """
     out = Path(os.path.abspath(out))
     for name, number, least in (("--train-per-speaker", train_per_speaker, 1), ("--seed", seed, 0),
-                                ("--test-per-speaker", test_per_speaker, 1), ("--speakers", num_speakers, 2)):
+                                ("--test-per-speaker", test_per_speaker, 1), ("--speakers", num_speakers, 2),
+                                ("--speaker-level", speaker_level, 1)):
         if number is not None and number < least:
             raise SettingError(f"{name} {number}: must be at least {least}")
     _check_free(out)
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(corpus_dir)):
         raise SettingError(f"{out}: lies within the corpus {corpus_dir}; name a folder outside it, such as "
                            f"data/{out.name}")
-    corpus = open_corpus(corpus_dir)
-    print(f"{corpus.directory}: {len(corpus.recordings):,} utterances of "
-          f"{len({r.speaker for r in corpus.recordings}):,} speakers ({corpus.layout})"
-          + (f"; {corpus.num_strays:,} files outside that layout are left out" if corpus.num_strays else "")
-          + (f"; {corpus.num_others:,} files are of audio that is not read and left out: convert them first"
-             if corpus.num_others else ""),
-          flush=True)
+    corpus = open_corpus(corpus_dir, speaker_level)
+    print(*_found(corpus), sep="\n", flush=True)
     _check_recordings(corpus)
     try:
         splits = choose(corpus, train_per_speaker, test_per_speaker, num_speakers, seed)
@@ -60,6 +60,25 @@ def make_competition(corpus_dir: str | Path, out: str | Path, *, train_per_speak
                        "the file readable) and run the same command again") from error
     print(*said, out, sep="\n", flush=True)
     return out
+
+
+def _found(corpus: Corpus) -> Iterator[str]:
+    """Yield lines about a corpus: its utterances and speakers, where they stand, and what is left out."""
+    yield (f"{corpus.directory}: {len(corpus.recordings):,} utterances of {len(corpus.speakers):,} speakers "
+           f"{corpus.where}: {some(corpus.speakers)} ({corpus.layout})")
+    if corpus.hint:
+        yield f"  {corpus.hint}"
+    if corpus.nobody:
+        yield f"left out, for their names are known to be no speaker's: {by_name(corpus.nobody)}"
+    if corpus.num_strays:
+        yield f"left out: {corpus.num_strays:,} files outside that layout"
+    if corpus.num_missing:
+        yield f"left out: {corpus.num_missing:,} rows whose file is not there"
+    for suffix, number in corpus.others.items():
+        yield (f"left out: {number:,} files of audio that is not read ({suffix}): convert them first (such as "
+               f"`ffmpeg -i x{suffix} x.flac`)")
+    if corpus.unknown:
+        yield f"left out: {sum(corpus.unknown.values()):,} files of no known kind ({some(sorted(corpus.unknown))})"
 
 
 @contextlib.contextmanager
@@ -97,6 +116,7 @@ def _check_recordings(corpus: Corpus) -> None:
 def _write(folder: Path, corpus: Corpus, splits: dict[str, Split], shift: bool, seed: int) -> list[str]:
     """Fill the competition's folder and return what to say about it."""
     rng = np.random.default_rng([seed, len(splits)])
+    splits = cut_parts(splits, folder / ".parts")
     train = [(f"train/{r.speaker}/{r.session}{'/' if r.session else ''}{r.name}", r)
              for split in splits.values() for r in split.train]
     num_linked = sum(place(r.path, folder / path) for path, r in train)
@@ -112,6 +132,7 @@ def _write(folder: Path, corpus: Corpus, splits: dict[str, Split], shift: bool, 
             f"{num_linked:,} training files linked, {len(train) - num_linked:,} copied"]
     if unusable:
         said.append(f"left out: {len(unusable)} of {num_tests} test files that cannot be used:\n{listing}")
+    shutil.rmtree(folder / ".parts", ignore_errors=True)  # linked to where they belong
     said += _write_groups(folder, train, splits)
     if shift:
         counts = [(condition, sum(test.condition == condition for test in written)) for condition in SHIFT]

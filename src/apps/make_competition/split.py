@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from src.apps.make_competition.corpus import Corpus, Recording
+from src.apps.make_competition.corpus import Corpus
+from src.apps.make_competition.corpus_recording import Recording
 from src.base.errors import InputError
 from src.base.text import some
 
@@ -44,8 +45,9 @@ def choose(corpus: Corpus, num_train: int | None, num_test: int | None, num_spea
                 for reason, names in reasons.items()]
     if len(splits) < (num_speakers or 2):
         raise InputError(f"{corpus.directory}: {len(splits):,} speakers can be split, {num_speakers or 2:,} are needed"
-                         f"{'; ' if left_out else ''}{'; '.join(left_out)}. Ask for fewer utterances a speaker or "
-                         "fewer speakers, or give a larger corpus")
+                         f"{'; ' if left_out else ''}{'; '.join(left_out)}. Ask for fewer utterances per speaker "
+                         "or fewer speakers, give a larger corpus, or, where these are not the speakers, say with "
+                         "--speaker-level at which level their folders stand")
     print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "", flush=True)
     if num_speakers:
         chosen = np.random.default_rng(seed).choice(sorted(splits), num_speakers, replace=False)
@@ -54,9 +56,14 @@ def choose(corpus: Corpus, num_train: int | None, num_test: int | None, num_spea
 
 
 def _without_copies(recordings: Sequence[Recording]) -> list[Recording]:
-    """Return the recordings without files of equal size and equal first megabyte, of which the first one stays."""
+    """Return the recordings without files of equal size and equal first megabyte, of which the first one stays.
+
+    Parts of one file are no copies of each other.
+    """
     by_size: dict[int, list[Recording]] = {}
     for recording in recordings:
+        if recording.is_part:
+            continue
         by_size.setdefault(os.stat(recording.path).st_size, []).append(recording)
     copies = set()
     for same in by_size.values():

@@ -15,7 +15,7 @@ from src.base.torch_files import CorruptFile
 from src.runs.logits import log_softmax
 
 BATCH_WINDOWS = 64
-SILENCE = 1e-5  # of full scale; 16 bits reach down to 3e-5
+SILENCE = 1e-5  # of full scale, from the lowest sample to the highest; 16 bits reach down to 3e-5
 
 
 class Model(Protocol):
@@ -70,7 +70,7 @@ def answer_one(model: Model, path: Path, recording: Recording, refusal: Refusal 
     """Return who speaks in a recording; raises CorruptFile where nothing sounds in it."""
     rate, num_values = recording.rate, len(recording.values)
     windows = cut(num_values, rate)
-    sounds = [not recording.is_audio or bool(np.abs(recording.values[start:stop]).max() > SILENCE)
+    sounds = [not recording.is_audio or bool(np.ptp(recording.values[start:stop]) > SILENCE)
               for start, stop in windows]
     if not any(sounds):
         raise CorruptFile("holds nothing but silence")

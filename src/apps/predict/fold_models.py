@@ -48,10 +48,7 @@ class FoldModels:
         self.card = self._card(run)
 
     def answer(self, pieces: list[Recording]) -> tuple[np.ndarray, np.ndarray]:
-        """Return calibrated log-probabilities (N, C) of the pieces and their energies (N,), the mean over folds.
-
-        Raises CorruptFile for audio of a rate that cannot be resampled.
-        """
+        """Return calibrated log-probabilities (N, C) of the pieces and their energies (N,), the mean over folds."""
         logits = self.logits(pieces)
         return average_folds(logits, self.card.temperature), energy(logits).mean(0)
 

@@ -1,8 +1,8 @@
 """New recordings as predict finds them: files listed, read and checked; without torch.
 
 Goes in: the paths that a person named. Comes out: a waveform or frames of each. Audio is decoded by the code that
-preprocess uses. Frames come as .npy (num_frames, dim), or as the course's .pt, of which only the plain case that
-torch.save writes for a contiguous float32 tensor is read, and never unpickled.
+preprocess uses. Frames come as .npy (num_frames, dim), whatever the ending, or as the course's .pt, of which only the
+plain case that torch.save writes for a contiguous float32 tensor is read, and never unpickled.
 """
 
 import io
@@ -17,9 +17,10 @@ import numpy as np
 
 from src.apps.predict.model_card import ModelCard
 from src.base.torch_files import CorruptFile
-from src.competition.utterances import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES
+from src.competition.file_names import AUDIO_SUFFIXES, OTHER_AUDIO_SUFFIXES, is_audio, is_nobody, is_unknown
 from src.store.audio_file import decode
-from src.store.tensor_file import plain_pickle
+from src.store.pickled_numpy import NPY_MAGIC, holds_numpy, is_npz
+from src.store.tensor_file import NUMPY_ARRAY, plain_pickle
 
 FRAMES_SUFFIXES = (".pt", ".npy")
 FLOAT16_MAX = 65504.0  # log-mels are stored as float16; what lies beyond is no feature of speech
@@ -38,28 +39,36 @@ class Recording:
         return self.values.ndim == 1
 
 
-def list_recordings(paths: Iterable[str], card: ModelCard) -> list[Path]:
-    """Return the files among `paths`, and in folders among them, at any depth, those whose ending the model answers.
+def list_recordings(paths: Iterable[str], card: ModelCard) -> tuple[list[Path], list[Path]]:
+    """Return the files to answer, and what is left out of folders though nothing says that it is no recording.
 
+    Answered are the files among `paths`, and in folders among them, at any depth, those whose ending the model answers.
     A path that is not there and a folder without such a file are listed themselves: reading them says what is wrong.
     """
     files: list[Path] = []
+    left_out: list[Path] = []
     suffixes = _suffixes(card) + (OTHER_AUDIO_SUFFIXES if card.takes_audio else ())  # which reading refuses by name
     for path in map(Path, paths):
-        inside = [file for file in _files_below(path)
-                  if file.name.lower().endswith(suffixes) and not file.name.startswith(".")]
-        files += sorted(inside) or [path]
-    return files
+        below = sorted(file for file in _files_below(path, left_out) if not file.name.startswith("."))
+        files += [file for file in below if file.name.lower().endswith(suffixes)] or [path]
+        left_out += [file for file in below
+                     if is_unknown(file.name) or (is_audio(file.name) and not card.takes_audio)]
+    return files, left_out
 
 
-def _files_below(path: Path) -> Iterator[Path]:
-    """Yield the files in a folder at any depth; linked folders are followed, each real folder once."""
+def _files_below(path: Path, left_out: list[Path]) -> Iterator[Path]:
+    """Yield the files in a folder at any depth; linked folders are followed, each real folder once.
+
+    Folders whose names are known to be nobody's are appended to `left_out`.
+    """
     visited = set()
     for folder, folders, names in os.walk(path, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
         visited.add(real)
+        left_out += [Path(folder, name) for name in folders if is_nobody(name)]
+        folders[:] = [name for name in folders if not is_nobody(name)]
         yield from (Path(folder, name) for name in names)
 
 
@@ -89,11 +98,15 @@ def _suffixes(card: ModelCard) -> tuple[str, ...]:
 def _read_npy(data: bytes) -> np.ndarray:
     try:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy's reader raises ValueError, TokenError, EOFError, … on torn bytes
         raise CorruptFile("not a whole .npy array of numbers") from error
 
 
 def _read_pt(data: bytes, dim: int) -> np.ndarray:
+    if data.startswith(NPY_MAGIC):
+        return _read_npy(data)
+    if is_npz(data) or holds_numpy(data):
+        raise CorruptFile(NUMPY_ARRAY)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {item.filename.partition("/")[2]: item for item in archive.infolist()}

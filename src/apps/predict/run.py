@@ -16,6 +16,7 @@ from src.apps.predict.recordings import list_recordings
 from src.apps.predict.timeline import NOBODY
 from src.base.errors import InputError, RunError, SettingError
 from src.base.files import atomic_open
+from src.base.text import some
 from src.competition.names import file_name
 from src.competition.open import open_competition
 from src.runs.folder import Run
@@ -26,8 +27,11 @@ def run(options: argparse.Namespace) -> None:
     """Answer every recording; raises InputError at the end where some could not be read."""
     model = _model(options)
     card, refusal = model.card, refusal_of(model.card, options.threshold)
-    paths = list_recordings(options.files, card)
+    paths, left_out = list_recordings(options.files, card)
     said = sys.stderr if options.json else sys.stdout
+    if left_out:
+        print(f"left out, for their names are of no kind that {card.name} answers: {some([p.name for p in left_out])} "
+              f"({len(left_out):,}); a file that is named itself is tried", file=said)
     folds = "1 fold's model" if card.num_folds == 1 else f"{card.num_folds} folds averaged"
     print(f"{card.name}: {len(card.speakers)} speakers, {folds}; {card.calibration()}", file=said)
     print(refusal.rates if refusal else _no_refusal(card), file=said, flush=True)
