@@ -224,7 +224,7 @@ def test_the_step_that_is_told_is_the_one_whose_weights_are_kept(course_dir, wor
 def test_mixed_items_and_their_losses_have_the_same_shares(course_dir, workspace, monkeypatch):
     plan = plan_of(course_dir, folds=1, **{"train.mixup": 0.4, "train.label_smoothing": 0.1})
     store = Store.open(plan.store_dir)
-    fold = Fold(plan, store, 0, 1, *store.folds(1)[0])
+    fold = Fold(plan, store, 0)
     fold.model.eval()
     batch = fold.crops_of(0)
     logits = fold.model(batch.inputs, batch.lengths).detach()

@@ -2,17 +2,30 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from src.base.errors import DivergedError, SettingError
 from src.ledger import file as ledger
 from src.ledger.row import make_row
 from src.ledger.score import score_cells
+from src.runs.folder import Run
 from src.runs.plan import Plan, make_plan
 from src.settings.config import Experiment, override
 
 
-def do_once(plan: Plan, work: Callable[[], dict[str, Any]], write: Callable[[dict[str, Any]], None],
+class Planned(Protocol):
+    """A run before it is done, whatever it trains."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that decides the result."""
+
+    @property
+    def run(self) -> Run:
+        """The run on disk."""
+
+
+def do_once(plan: Planned, work: Callable[[], dict[str, Any]], write: Callable[[dict[str, Any]], None],
             is_done: bool) -> dict[str, Any]:
     """Return a run's result, by `work` unless it is done, with its row in the ledger once, by `write`.
 

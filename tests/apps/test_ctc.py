@@ -12,9 +12,9 @@ import torch
 
 from src import experiments
 from src.apps.ctc import command as train_ctc
-from src.apps.ctc.command import METRIC, make_plan
 from src.apps.ctc.ctc import CTC, CTCModel, load_model, save_model
-from src.apps.ctc.run import _Fold, run, speaker_folds
+from src.apps.ctc.plan import make_plan
+from src.apps.ctc.run import CTCFold, run, speaker_folds
 from src.apps.ctc.transcripts import read_transcripts
 from src.base.errors import InputError, SettingError
 from src.base.files import read_json, write_json
@@ -65,7 +65,7 @@ def experiment_of():
 
 def ctc_run(directory, **changes):
     plan, texts = make_plan(open_competition(directory), experiment_of(), TINY | changes)
-    return plan, run(plan, texts, Store.open(plan.store_dir))
+    return plan, run(plan, texts)
 
 
 def read_table(path):
@@ -100,7 +100,6 @@ def test_the_vocabulary_is_the_training_parts_and_an_unknown_character_is_an_err
     assert lengths.tolist() == [3, 0, 2]
     assert task.errors(["ab"], ["a?b"]) == (1, 3)
     assert task.targets(["?"])[0].dtype == torch.long
-    assert CTC.metric == METRIC
 
 
 def test_the_loss_is_the_sum_over_all_alignments():
@@ -216,7 +215,7 @@ def test_an_epoch_sees_every_utterance_whole_in_batches_of_like_length(spelt_dir
     plan, texts = make_plan(open_competition(spelt_dir), experiment_of(), TINY)
     store = Store.open(plan.store_dir)
     rows = store.train_rows[:8]
-    fold = _Fold(plan, texts, store, 0, rows, store.train_rows[8:])
+    fold = CTCFold(plan, texts, store, 0, rows, store.train_rows[8:])
     batches = [fold.batch_rows(step) for step in range(16)]  # two windows of eight batches of two: four epochs of eight
     for first in (0, 8):
         seen = np.sort(np.concatenate(batches[first : first + 8]))
@@ -231,7 +230,7 @@ def test_an_epoch_sees_every_utterance_whole_in_batches_of_like_length(spelt_dir
 def test_a_batch_is_decoded_as_each_utterance_alone_and_in_the_order_asked_for(spelt_dir, workspace):
     plan, texts = make_plan(open_competition(spelt_dir), experiment_of(), TINY)
     store = Store.open(plan.store_dir)
-    fold = _Fold(plan, texts, store, 0, store.train_rows, store.train_rows[:0])
+    fold = CTCFold(plan, texts, store, 0, store.train_rows, store.train_rows[:0])
     torch.nn.init.normal_(fold.model.output.weight, std=5.0)  # so that frames differ in their best class
     decoded, loss = fold.decode(store.train_rows)
     alone = [fold.decode(store.train_rows[i : i + 1]) for i in range(len(store.train_rows))]

@@ -7,8 +7,8 @@ import torch
 
 from src.apps.ctc import frozen_features
 from src.apps.ctc import run as ctc_run
-from src.apps.ctc.command import START, make_plan
 from src.apps.ctc.ctc import CTCModel
+from src.apps.ctc.plan import TASK, make_plan
 from src.competition.open import open_competition
 from src.experiments import get
 from src.model import finetune
@@ -41,7 +41,7 @@ def uneven_dir(tmp_path):
 
 
 def experiment_of(name="wav2vec2", **changes):
-    return override(get("course"), START | {"encoder": part(name, **ENCODER), "train.device": "cpu",
+    return override(get("course"), TASK.start | {"encoder": part(name, **ENCODER), "train.device": "cpu",
                                             "infer.frame_budget": 150} | FROZEN | changes)
 
 
@@ -99,7 +99,7 @@ def test_a_frozen_run_convolves_each_utterance_once_and_learns_the_same(uneven_d
                "train.device": "cpu", "folds": 1, "infer.frame_budget": 150, "optim.lr": 1e-2, "encoder.dropout": 0.0,
                **FROZEN}
     plan, texts = make_plan(open_competition(uneven_dir), experiment_of(), changes)
-    store, convolved, forward = Store.open(plan.store_dir), [], FeatureEncoder.forward
+    convolved, forward = [], FeatureEncoder.forward
 
     def counted(encoder, waveform, lengths):
         convolved.append(len(waveform))
@@ -112,7 +112,7 @@ def test_a_frozen_run_convolves_each_utterance_once_and_learns_the_same(uneven_d
         convolved.clear()
         for path in plan.directory.rglob("*.*"):
             path.unlink()
-        results.append(ctc_run.run(plan, texts, store))
+        results.append(ctc_run.run(plan, texts))
         logs.append(np.genfromtxt(plan.directory / "fold_0" / "log.csv", delimiter=",", names=True))
         assert (sum(convolved) == 10) == (max_bytes > 0), convolved
     for name in logs[0].dtype.names:

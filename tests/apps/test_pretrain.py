@@ -10,7 +10,8 @@ import torch
 
 from src import experiments
 from src.apps.pretrain import command as pretrain
-from src.apps.pretrain.command import Pretraining, make_plan, quantiser_temperature, run
+from src.apps.pretrain.plan import Pretraining, make_plan
+from src.apps.pretrain.run import quantiser_temperature, run
 from src.base.errors import InputError, RunError, SettingError
 from src.base.files import read_json
 from src.competition.open import open_competition
@@ -54,7 +55,7 @@ def plan_of(directory, name="wav2vec2", **changes):
 
 def pretrain_run(directory, name="wav2vec2", **changes):
     plan = plan_of(directory, name, **changes)
-    return plan, run(plan, Store.open(plan.store_dir))
+    return plan, run(plan)
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2_decoder"])
@@ -78,10 +79,10 @@ def test_a_stopped_pretraining_ends_in_the_same_bytes(speech_dir, workspace, mon
 
     monkeypatch.setattr(Loop, "_step", kill_at_three)
     with pytest.raises(Killed):
-        run(plan, Store.open(plan.store_dir))
+        run(plan)
     assert {path.name for path in plan.directory.glob("*.pt")} == {"last.pt"}
     monkeypatch.setattr(Loop, "_step", step)
-    again = run(plan, Store.open(plan.store_dir))
+    again = run(plan)
     for file_name, content in kept.items():
         assert (plan.directory / file_name).read_bytes() == content, file_name
     assert {**again, "seconds": 0, "finished": 0} == {**result, "seconds": 0, "finished": 0}
@@ -104,7 +105,7 @@ def test_the_log_holds_every_figure_and_all_audio_is_heard(speech_dir, workspace
                             "code_perplexity"]
     assert [row["step"] for row in log] == ["2", "4", "6"]
     assert result["train"] == float(log[-1]["accuracy"])
-    assert run(plan, store) == result == read_json(plan.directory / "result.json"), "done once"
+    assert run(plan) == result == read_json(plan.directory / "result.json"), "done once"
 
 
 def test_train_starts_from_the_encoder_file_and_its_content_names_the_run(speech_dir, workspace):

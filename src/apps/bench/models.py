@@ -102,10 +102,9 @@ class Training:
 
     def open(self) -> Steps:
         """Make the fold: model, sampler, augmentations, and on a GPU the store."""
-        store, experiment = Store.open(self.plan.store_dir), self.plan.experiment
-        parts = store.folds(experiment.folds)
+        store = Store.open(self.plan.store_dir)
         with silence():
-            return Steps(Fold(self.plan, store, 0, len(parts), *parts[0]))
+            return Steps(Fold(self.plan, store, 0))
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class WholeUtterances:
     def open(self) -> Batches:
         """Make the first fold, as training does."""
         fold = Training(self.plan).open().fold
-        rows, size = fold.sampler.rows, fold.train.batch_size
+        rows, size = fold.crops.sampler.rows, fold.train.batch_size
         longest = int(fold.store.num_frames[rows].max())
 
         def draw(i: int) -> Tensor:

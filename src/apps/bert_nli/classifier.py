@@ -1,28 +1,21 @@
 """BERT over sentence pairs with one linear layer: token ids in, a logit a class out; its checkpoint rebuilds it."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel
 
-from src.apps.bert_nli.text import Encoded
-from src.base.errors import InputError, SettingError
+from src.apps.bert_nli.study import SIZES
+from src.apps.bert_nli.tokenizer import Encoded
+from src.base.errors import InputError
 from src.base.files import atomic_open
 from src.base.torch_files import load_tensors
 from src.model import attention_heads, finetune
 from src.model.masking import valid_mask
 
-if TYPE_CHECKING:
-    from transformers import BertConfig
-
 CHECKPOINT_FORMAT = 1
-SIZES = {  # width, layers, heads, feed-forward
-    "base": (768, 12, 12, 3072),
-    "small": (128, 2, 4, 512),
-}
 
 
 class PairClassifier(nn.Module):
@@ -30,8 +23,6 @@ class PairClassifier(nn.Module):
 
     def __init__(self, config: BertConfig, num_classes: int) -> None:
         super().__init__()
-        from transformers import BertModel
-
         self.bert = BertModel(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, num_classes)
@@ -46,13 +37,8 @@ class PairClassifier(nn.Module):
 def make_config(size: str, vocab_size: int, max_length: int, weights: Path | None = None) -> BertConfig:
     """Return the configuration of a size, or of a Hugging Face folder of weights whose vocabulary must be this large.
 
-    Raises SettingError without the package transformers, InputError for a folder that does not fit.
+    Raises InputError for a folder that does not fit.
     """
-    try:
-        from transformers import BertConfig
-    except ImportError as error:
-        raise SettingError("bert_nli needs the package transformers: .venv/bin/python -m pip install transformers"
-                           ) from error
     if weights is None:
         width, layers, heads, feed_forward_dim = SIZES[size]
         return BertConfig(vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
@@ -69,8 +55,6 @@ def make_config(size: str, vocab_size: int, max_length: int, weights: Path | Non
 
 def load_bert(model: PairClassifier, weights: Path) -> None:
     """Read the weights of a Hugging Face folder into the classifier's BERT; InputError for those that do not fit."""
-    from transformers import BertModel
-
     try:
         found, info = BertModel.from_pretrained(weights, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -115,8 +99,6 @@ def save_classifier(path: Path, model: PairClassifier, names: tuple[str, ...], n
 
 def load_classifier(path: Path) -> tuple[PairClassifier, tuple[str, ...]]:
     """Return the model of a checkpoint in eval mode, removed layers and heads left out, and its classes."""
-    from transformers import BertConfig
-
     content = load_tensors(path)
     if content.get("format") != CHECKPOINT_FORMAT or "labels" not in content:
         raise InputError(f"{path}: not a pair classifier of this version; train it again")

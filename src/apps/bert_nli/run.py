@@ -13,23 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.apps.bert_nli.classifier import PairClassifier, collate, load_bert, make_config, predict, save_classifier
-from src.apps.bert_nli.settings import Study
-from src.apps.bert_nli.text import (
-    Encoded,
-    Pair,
-    encode,
-    hold_out,
-    label_indices,
-    label_names,
-    load_tokenizer,
-    read_pairs,
-    train_tokenizer,
-)
+from src.apps.bert_nli.pairs import Pair, hold_out, label_indices, label_names, read_pairs
+from src.apps.bert_nli.plan import PairPlan
+from src.apps.bert_nli.report import report
+from src.apps.bert_nli.tokenizer import Encoded, encode, load_tokenizer, train_tokenizer
+from src.apps.task import train_once
 from src.base.files import atomic_open
 from src.base.machine import peak_mb, reset_peak
 from src.base.text import timestamp
 from src.model import attention_heads, finetune
-from src.runs.folder import Run
 from src.runs.logits import accuracy, cross_entropy
 from src.settings.config import Optim
 from src.training.head_removal import remove_least_important
@@ -38,32 +30,33 @@ from src.training.loop import Loop, step_seed
 MEASURED_BATCHES = 16  # batches of training pairs on which the heads are measured
 
 
+def run_regime(plan: PairPlan) -> dict[str, Any]:
+    """Train one regime, unless that is done, and return its result. Raises DivergedError for a loss not finite."""
+    return train_once(plan.run, lambda: PairRun(plan).run())
+
+
 class PairRun:
-    """One regime: what the loop needs to know of pairs and model.
+    """One regime: what the loop needs to know of pairs and model."""
 
-    pairs, valid: CSVs of training and validation pairs; without the latter a fifth is held out. vocab: the file of a
-    vocabulary, or None to train one. weights: a BERT model in the Hugging Face layout, or None for random ones.
-    """
-
-    def __init__(self, study: Study, directory: Path, pairs: Path, valid: Path | None, vocab: Path | None,
-                 weights: Path | None) -> None:
-        self.study, self.directory, self.device = study, directory, study.device
+    def __init__(self, plan: PairPlan) -> None:
+        self.study = study = plan.study
+        self.folder, self.directory, self.device = plan.run.whole, plan.run.directory, study.device
         torch.set_num_threads(study.threads)
-        whole = read_pairs(pairs)
-        learnt, held_out = (whole, read_pairs(valid)) if valid else hold_out(whole)
+        whole = read_pairs(plan.pairs)
+        learnt, held_out = (whole, read_pairs(plan.valid)) if plan.valid else hold_out(whole)
         self.names = label_names(learnt)
         self.labels = {"train": label_indices(learnt, self.names), "valid": label_indices(held_out, self.names)}
-        self.items = self._encode(learnt, held_out, vocab)
+        self.items = self._encode(learnt, held_out, plan.vocab)
         self.steps_per_epoch = -(-len(learnt) // study.batch_size)
         torch.manual_seed(step_seed(study.seed, 0, -1))
-        config = make_config(study.size, self.vocab_size, study.max_length, weights)
+        config = make_config(study.size, self.vocab_size, study.max_length, plan.weights)
         self.model = PairClassifier(config, len(self.names))
-        if weights:
-            load_bert(self.model, weights)
+        if plan.weights:
+            load_bert(self.model, plan.weights)
         self.model.to(self.device)
         finetune.apply(self.model.bert, study.regime, study.layers, study.heads, study.remove)
         if study.remove:
-            remove_least_important(self.model.eval(), study.remove, directory,
+            remove_least_important(self.model.eval(), study.remove, self.directory,
                                    range(min(MEASURED_BATCHES, self.steps_per_epoch)), self._losses)
         print(finetune.describe(self.model, study.regime))
         self.learning, self.total = finetune.count(self.model)
@@ -96,12 +89,11 @@ class PairRun:
         with atomic_open(self.directory / "report.txt") as file:
             file.write(text)
         print(text)
-        model_path = Run(self.directory).whole.model_path
-        save_classifier(model_path, self.model, self.names, len(attention_heads.layers_of(self.model.bert)))
+        save_classifier(self.folder.model_path, self.model, self.names, len(attention_heads.layers_of(self.model.bert)))
         return {"regime": study.regime, "learning": self.learning, "params": self.total, "steps": steps,
                 "train": train, "valid": valid, "best_step": progress.best_step, "seconds": progress.seconds,
                 "epoch_s": progress.seconds / study.epochs, "peak_mb": most_mb,
-                "file_mb": model_path.stat().st_size / 1e6, "device": self.device, "finished": timestamp()}
+                "file_mb": self.folder.model_path.stat().st_size / 1e6, "device": self.device, "finished": timestamp()}
 
     def _rows(self, step: int) -> np.ndarray:
         """Return the training pairs of a step: every epoch each pair once, in an order of its own."""
@@ -129,13 +121,3 @@ class PairRun:
         logits = self._logits("valid")
         return {"valid_metric": accuracy(logits, self.labels["valid"]),
                 "valid_loss": cross_entropy(logits, self.labels["valid"])}
-
-
-def report(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -> str:
-    """Return precision, recall, F1 and support a class, and the confusion matrix (rows: truth), as text."""
-    from sklearn.metrics import classification_report, confusion_matrix
-
-    classes = range(len(names))
-    table = classification_report(labels, predicted, labels=classes, target_names=names, digits=4, zero_division=0)
-    confusion = confusion_matrix(labels, predicted, labels=classes)
-    return f"{table}\nconfusion (rows: truth, columns: predicted)\n{confusion}\n"

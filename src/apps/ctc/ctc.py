@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchaudio.functional import edit_distance
 
 from src.base.errors import InputError
 from src.base.files import atomic_open
@@ -29,8 +30,6 @@ class CTC:
 
     tokens: the vocabulary; class 0 is the blank, tokens[i] class i + 1.
     """
-
-    metric = "token error rate"
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tuple(tokens)
@@ -74,8 +73,6 @@ class CTC:
     @staticmethod
     def errors(decoded: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
         """Return (errors, tokens): insertions, deletions and replacements over all texts, and their characters."""
-        from torchaudio.functional import edit_distance
-
         return sum(edit_distance(text, guess) for guess, text in zip(decoded, texts)), sum(map(len, texts))
 
 

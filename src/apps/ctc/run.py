@@ -8,19 +8,24 @@ never done again; what was stopped goes on.
 import csv
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from src.apps.ctc import frozen_features
 from src.apps.ctc.ctc import CTC, CTCModel, save_model
 from src.apps.ctc.frozen_features import SAMPLES_PER_FRAME
+from src.apps.ctc.plan import TASK
 from src.apps.curves import draw
+from src.apps.task import train_once
 from src.base.errors import SettingError
-from src.base.files import atomic_open, lock, write_json
-from src.base.text import timestamp
+from src.base.files import atomic_open
 from src.model import finetune
 from src.model.speaker_model import num_parameters
 from src.runs.plan import Plan
@@ -34,37 +39,33 @@ from src.training.sampler import CropSampler
 ROUNDED_S = 0.5  # training batches are as long as a multiple of this: oneDNN compiles each new shape
 WINDOW = 8  # batches that are drawn together and sorted by length, which saves most of the padding
 PANELS = {"CTC loss, nats a token": ("loss", "train_loss", "valid_loss"),
-          CTC.metric: ("train_token_error_rate", "valid_token_error_rate"), "learning rate": ("lr",)}
+          TASK.metric: ("train_token_error_rate", "valid_token_error_rate"), "learning rate": ("lr",)}
 
 
-def run(plan: Plan, texts: Mapping[str, str], store: Store) -> dict[str, Any]:
+def run(plan: Plan, texts: Mapping[str, str]) -> dict[str, Any]:
     """Train every fold of a plan that is not done yet and return the run's result.
 
     texts: {utt_id: transcript} of the training utterances to use.
     Two processes with the same plan never mix: the second waits. Raises RunError for a loss that is not finite.
     """
-    experiment = plan.experiment
-    with lock(plan.run.lock_path, f"{plan.run_id}: another process is training it; waiting"):
-        if plan.is_done():
-            return plan.run.result
-        plan.run.begin(experiment, plan.digest, store.digest)
-        rows = np.array([row for row in store.train_rows if store.utt_ids[row] in texts], np.int64)
-        results = []
-        for fold, (train_rows, valid_rows) in enumerate(speaker_folds(store, rows, experiment.folds)):
-            folder = plan.run.fold(fold)
-            if not folder.is_done():
-                _Fold(plan, texts, store, fold, train_rows, valid_rows).run()
-            results.append(folder.result())
-        total = {key: sum(result[key] for result in results) for key in results[0]}
-        result = {
-            "run_id": plan.run_id, "digest": plan.digest, "store": store.digest, "metric": CTC.metric,
-            "train": total["train_errors"] / total["train_tokens"],
-            "valid": total["valid_errors"] / total["valid_tokens"] if total["valid_tokens"] else None,
-            "num_valid": total["num_valid"], "params": results[0]["params"], "steps": experiment.train.steps,
-            "folds": experiment.folds, "seeds": experiment.seed, "device": experiment.train.device,
-            "seconds": round(total["seconds"], 2), "finished": timestamp()}
-        write_json(plan.run.result_path, result)
-        return result
+    return train_once(plan.run, partial(_train_folds, plan, texts))
+
+
+def _train_folds(plan: Plan, texts: Mapping[str, str]) -> dict[str, Any]:
+    store = Store.open(plan.store_dir)
+    plan.run.begin(plan.experiment, plan.digest, store.digest)
+    rows = np.array([row for row in store.train_rows if store.utt_ids[row] in texts], np.int64)
+    results = []
+    for fold, (train_rows, valid_rows) in enumerate(speaker_folds(store, rows, plan.experiment.folds)):
+        folder = plan.run.fold(fold)
+        if not folder.is_done():
+            CTCFold(plan, texts, store, fold, train_rows, valid_rows).run()
+        results.append(folder.result())
+    total = {key: sum(result[key] for result in results) for key in results[0]}
+    return TASK.result_of(
+        plan, store.digest, train=total["train_errors"] / total["train_tokens"],
+        valid=total["valid_errors"] / total["valid_tokens"] if total["valid_tokens"] else None,
+        num_valid=total["num_valid"], params=results[0]["params"], seconds=round(total["seconds"], 2))
 
 
 def speaker_folds(store: Store, rows: np.ndarray, folds: Folds) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -72,8 +73,6 @@ def speaker_folds(store: Store, rows: np.ndarray, folds: Folds) -> list[tuple[np
 
     folds: as in Store.folds, "all" to hold nothing out. Raises SettingError for too few speakers.
     """
-    from sklearn.model_selection import GroupKFold  # takes 2.5 s to import
-
     if folds == "all":
         return [(rows, rows[:0])]
     groups = _joined([(store.speakers[store.labels[row]], store.groups[row]) for row in rows])
@@ -91,9 +90,6 @@ def _joined(pairs: list[tuple[str, str]]) -> list[str]:
 
     Of those it is the speaker's that comes first in the alphabet.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     speakers, speaker = np.unique([one for one, _ in pairs], return_inverse=True)
     group = np.unique([other or f"\0{one}" for one, other in pairs], return_inverse=True)[1] + len(speakers)
     size = group.max() + 1
@@ -102,7 +98,7 @@ def _joined(pairs: list[tuple[str, str]]) -> list[str]:
     return [first[part[number]] for number in speaker.tolist()]
 
 
-class _Fold:
+class CTCFold:
     """One fold of a run: what the loop needs to know of data, texts and model."""
 
     def __init__(self, plan: Plan, texts: Mapping[str, str], store: Store, fold: int, train_rows: np.ndarray,

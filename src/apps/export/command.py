@@ -11,6 +11,7 @@ weights of 8 bits, and scores both on held-out utterances, each by the one fold'
 import argparse
 from pathlib import Path
 
+from src.apps.predict.onnx_packages import require
 from src.base.errors import SettingError
 
 
@@ -25,8 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Export a run and say how well the file agrees with its models."""
-    from src.apps.predict.onnx_model import require
-
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name)
     if options.onnx.is_dir():

@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import soundfile
+
 from src.apps.make_competition.corpus_recording import Recording
 from src.apps.make_competition.split import Split
 from src.base.errors import InputError
 from src.base.torch_files import CorruptFile
+from src.store.audio_file import decode
 
 OVERSHOOT_S = 0.5  # a part may end so much after its recording, as segments often do
 
@@ -42,10 +45,6 @@ def _all(splits: dict[str, Split]) -> Iterable[Recording]:
 
 def _cut(path: Path, parts: list[Recording], folder: Path, first: int) -> list[Path]:
     """Write the parts of one recording to files numbered from `first`, and return their paths."""
-    import soundfile
-
-    from src.store.audio_file import decode
-
     try:
         waveform, rate = decode(path.read_bytes())
     except CorruptFile as cause:

@@ -4,16 +4,15 @@ Goes in: an ONNX file that export wrote; its metadata holds the model card. Audi
 here, and everything from there on is in the graph.
 """
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from src.apps.predict.model_card import ModelCard
+from src.apps.predict.onnx_packages import require
 from src.apps.predict.recordings import Recording
-from src.base.errors import InputError, RunError
+from src.base.errors import InputError
 from src.base.torch_files import CorruptFile
 
 METADATA_KEY = "speaker_id"
@@ -64,12 +63,3 @@ class OnnxModel:
             return require("soxr").resample(waveform, piece.rate, self.card.sample_rate)
         except (ValueError, RuntimeError) as error:
             raise CorruptFile(f"{piece.rate:g} Hz cannot be resampled to {self.card.sample_rate} Hz") from error
-
-
-def require(name: str) -> ModuleType:
-    """Return an optional package; raises RunError with the command that installs it where it is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise RunError(f"{name} is not installed; exported models need it: .venv/bin/python -m pip install onnx "
-                       "onnxscript onnxruntime soxr") from error

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from src.apps.bert_nli import command as bert_nli
-from src.apps.bert_nli import text as text_pairs
-from src.apps.bert_nli.run import report
-from src.apps.bert_nli.text import Encoded, Pair
-from src.base.errors import InputError, SettingError
+from src.apps.bert_nli import pairs as sentence_pairs
+from src.apps.bert_nli import plan as pair_plan
+from src.apps.bert_nli.pairs import Pair
+from src.apps.bert_nli.report import report
+from src.base.errors import DivergedError, InputError, SettingError
 from src.ledger import file as ledger
 from src.model import finetune
 
@@ -25,6 +26,14 @@ LABELS = ("contradiction", "entailment", "neutral")
 def transformers():
     """The optional package."""
     return pytest.importorskip("transformers", reason="the package transformers is not installed")
+
+
+@pytest.fixture
+def tokens(transformers):
+    """The module that makes tokens, which imports the optional package."""
+    from src.apps.bert_nli import tokenizer
+
+    return tokenizer
 
 
 def write_pairs(path, rows, header=("premise", "hypothesis", "label")):
@@ -53,8 +62,8 @@ def options(*words):
 def test_reading_a_csv(tmp_path):
     path = write_pairs(tmp_path / "pairs.csv", [("n", " A, b. ", "Is \"it\"?", "neutral"), ("m", "ü", "x\ny", "other")],
                        ("id", "premise", "hypothesis", "label"))
-    assert text_pairs.read_pairs(path) == [Pair("A, b.", 'Is "it"?', "neutral"), Pair("ü", "x\ny", "other")]
-    assert text_pairs.label_names(text_pairs.read_pairs(path)) == ("neutral", "other")
+    assert sentence_pairs.read_pairs(path) == [Pair("A, b.", 'Is "it"?', "neutral"), Pair("ü", "x\ny", "other")]
+    assert sentence_pairs.label_names(sentence_pairs.read_pairs(path)) == ("neutral", "other")
 
 
 @pytest.mark.parametrize(("content", "said"), [
@@ -69,36 +78,35 @@ def test_a_csv_that_does_not_fit_stops_with_its_name(tmp_path, content, said):
     path = tmp_path / "pairs.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=f"pairs.csv.*{said}"):
-        text_pairs.read_pairs(path)
+        sentence_pairs.read_pairs(path)
     with pytest.raises(InputError, match=r"absent\.csv"):
-        text_pairs.read_pairs(tmp_path / "absent.csv")
+        sentence_pairs.read_pairs(tmp_path / "absent.csv")
 
 
 def test_labels():
     pairs = [Pair("p", "h", label) for label in ("b", "a", "b")]
-    assert text_pairs.label_indices(pairs, ("a", "b")).tolist() == [1, 0, 1]
+    assert sentence_pairs.label_indices(pairs, ("a", "b")).tolist() == [1, 0, 1]
     with pytest.raises(InputError, match="label 'b'"):
-        text_pairs.label_indices(pairs, ("a", "c"))
+        sentence_pairs.label_indices(pairs, ("a", "c"))
     with pytest.raises(InputError, match="only one class, 'b'"):
-        text_pairs.label_names(pairs[:1])
+        sentence_pairs.label_names(pairs[:1])
 
 
 def test_a_fifth_is_held_out_by_class_and_no_premise_is_on_both_sides():
     pairs = [Pair(f"premise {i // 3}", "h", LABELS[i % 3]) for i in range(90)]
-    train, valid = text_pairs.hold_out(pairs)
+    train, valid = sentence_pairs.hold_out(pairs)
     assert sorted(train + valid) == sorted(pairs)
     assert {pair.premise for pair in train}.isdisjoint(pair.premise for pair in valid)
     assert [sum(pair.label == name for pair in valid) for name in LABELS] == [6, 6, 6]
-    assert text_pairs.hold_out(pairs) == (train, valid)
+    assert sentence_pairs.hold_out(pairs) == (train, valid)
     with pytest.raises(InputError, match="4 of 'neutral'"):
-        text_pairs.hold_out([Pair(str(i), "h", "neutral" if i < 4 else "other") for i in range(30)])
+        sentence_pairs.hold_out([Pair(str(i), "h", "neutral" if i < 4 else "other") for i in range(30)])
 
 
-@needs_transformers
-def test_pairs_become_berts_tokens(tmp_path):
+def test_pairs_become_berts_tokens(tmp_path, tokens):
     pairs = [Pair("The cat sleeps", "A cat", "x"), Pair("the cat", "the cat sleeps " * 9, "y")]
-    tokenizer = text_pairs.train_tokenizer(pairs, vocab_size=60, max_length=12)
-    short, long = text_pairs.encode(tokenizer, pairs)
+    tokenizer = tokens.train_tokenizer(pairs, vocab_size=60, max_length=12)
+    short, long = tokens.encode(tokenizer, pairs)
     pieces = [tokenizer.id_to_token(i) for i in short.ids]
     assert pieces == ["[CLS]", "the", "cat", "sleeps", "[SEP]", "a", "cat", "[SEP]"]
     assert short.type_ids == (0, 0, 0, 0, 0, 1, 1, 1)
@@ -109,34 +117,34 @@ def test_pairs_become_berts_tokens(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)) + "\n")
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_str())
     for name in ("vocab.txt", "tokenizer.json"):
-        assert text_pairs.encode(text_pairs.load_tokenizer(tmp_path / name, 12), pairs) == [short, long]
-    odd = [*text_pairs.SPECIAL, "\u2028", "Ähre", "ahre"]
+        assert tokens.encode(tokens.load_tokenizer(tmp_path / name, 12), pairs) == [short, long]
+    odd = [*tokens.SPECIAL, "\u2028", "Ähre", "ahre"]
     (tmp_path / "vocab.txt").write_text("\n".join(odd) + "\n", encoding="utf-8")
     for settings, piece in (({}, "ahre"), ({"do_lower_case": False}, "Ähre")):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-        tokenizer = text_pairs.load_tokenizer(tmp_path / "vocab.txt", 12)
+        tokenizer = tokens.load_tokenizer(tmp_path / "vocab.txt", 12)
         assert tokenizer.encode("Ähre").ids[1] == odd.index(piece)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\n")
     with pytest.raises(InputError, match=r"vocab.txt.*\[CLS\]"):
-        text_pairs.load_tokenizer(tmp_path / "vocab.txt", 12)
+        tokens.load_tokenizer(tmp_path / "vocab.txt", 12)
     with pytest.raises(SettingError, match="max_length 4"):
-        text_pairs.train_tokenizer(pairs, 60, 4)
+        tokens.train_tokenizer(pairs, 60, 4)
 
 
 @needs_transformers
-def test_a_padded_batch_gives_each_pair_alone_and_order_is_restored():
+def test_a_padded_batch_gives_each_pair_alone_and_order_is_restored(tokens):
     from src.apps.bert_nli.classifier import PairClassifier, collate, make_config, predict
 
     torch.manual_seed(0)
     model = PairClassifier(make_config("small", 30, 64), 3).eval()
-    items = [Encoded(tuple(range(2, 2 + n)), (0,) * (n - 2) + (1, 1)) for n in (5, 19, 8)]
+    items = [tokens.Encoded(tuple(range(2, 2 + n)), (0,) * (n - 2) + (1, 1)) for n in (5, 19, 8)]
     alone = torch.cat([model(*collate([item], "cpu")) for item in items])
     torch.testing.assert_close(model(*collate(items, "cpu")), alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(predict(model.train(), items, "cpu", 2), alone, atol=1e-4, rtol=1e-4)
 
 
 @needs_transformers
-def test_huggingface_weights_are_read_with_their_vocabulary(tmp_path, transformers):
+def test_huggingface_weights_are_read_with_their_vocabulary(tmp_path, transformers, tokens):
     from src.apps.bert_nli.classifier import PairClassifier, collate, load_bert, make_config
 
     config = transformers.BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -145,7 +153,7 @@ def test_huggingface_weights_are_read_with_their_vocabulary(tmp_path, transforme
     theirs.save_pretrained(tmp_path)
     model = PairClassifier(make_config("small", 40, 32, tmp_path), 3).eval()
     load_bert(model, tmp_path)
-    ids, type_ids, lengths = collate([Encoded((2, 7, 9, 3), (0, 0, 1, 1))], "cpu")
+    ids, type_ids, lengths = collate([tokens.Encoded((2, 7, 9, 3), (0, 0, 1, 1))], "cpu")
     expected = model.classifier(theirs(input_ids=ids, token_type_ids=type_ids).pooler_output)
     torch.testing.assert_close(model(ids, type_ids, lengths), expected)
     with pytest.raises(InputError, match=r"made for 40 pieces and 32 tokens"):
@@ -155,24 +163,23 @@ def test_huggingface_weights_are_read_with_their_vocabulary(tmp_path, transforme
 
 
 def test_settings_of_each_regime():
-    chosen = {regime: bert_nli._study(options("--pairs", "x.csv", "--size", "base"), regime)
+    chosen = {regime: pair_plan.study_of(options("--pairs", "x.csv", "--size", "base"), regime)
               for regime in bert_nli.REGIMES}
     assert bert_nli.REGIMES == finetune.REGIMES
     assert (chosen["freeze_first"].layers, chosen["first_layers"].layers) == (9, 9)
     assert (chosen["remove_heads"].remove, chosen["full"].remove) == (36, 0)
-    given = bert_nli._study(options("--pairs", "x.csv", "--heads", "0.1,1.3"), "remove_heads")
+    given = pair_plan.study_of(options("--pairs", "x.csv", "--heads", "0.1,1.3"), "remove_heads")
     assert (given.heads, given.remove) == (((0, 1), (1, 3)), 0)
-    assert bert_nli._study(options("--pairs", "x.csv", "--layers", "0"), "freeze_first").layers == 0
+    assert pair_plan.study_of(options("--pairs", "x.csv", "--layers", "0"), "freeze_first").layers == 0
     for wrong in (("--heads", "0-1"), ("--heads", "0.1.2"), ("--epochs", "0"), ("--lr", "-1"), ("--seed", "-1")):
         with pytest.raises(SettingError):
-            bert_nli._study(options("--pairs", "x.csv", *wrong), "remove_heads")
+            pair_plan.study_of(options("--pairs", "x.csv", *wrong), "remove_heads")
 
 
-@needs_transformers
-def test_all_five_regimes_through_the_command(workspace, capsys, monkeypatch):
+def test_all_five_regimes_through_the_command(workspace, capsys, monkeypatch, tokens):
     from src.apps.bert_nli.classifier import load_classifier, predict
 
-    monkeypatch.setattr(bert_nli, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(pair_plan, "usable_cpus", lambda: 1)
     path = write_pairs(workspace / "toy.csv", sentences(60))
     words = ("--pairs", str(path), "--epochs", "5", "--batch-size", "12", "--lr", "2e-3", "--vocab-size", "100")
     bert_nli.main(options(*words))
@@ -195,11 +202,11 @@ def test_all_five_regimes_through_the_command(workspace, capsys, monkeypatch):
         assert not (directory / "last.pt").exists()
         model, names = load_classifier(directory / "model.pt")
         assert names == LABELS
-        train, valid = text_pairs.hold_out(text_pairs.read_pairs(path))
-        tokenizer = text_pairs.load_tokenizer(directory / "tokenizer.json", 128)
+        train, valid = sentence_pairs.hold_out(sentence_pairs.read_pairs(path))
+        tokenizer = tokens.load_tokenizer(directory / "tokenizer.json", 128)
         for part, pairs in (("train", train), ("valid", valid)):
-            predicted = predict(model, text_pairs.encode(tokenizer, pairs), "cpu", 50).argmax(1).numpy()
-            right = (predicted == text_pairs.label_indices(pairs, names)).mean()
+            predicted = predict(model, tokens.encode(tokenizer, pairs), "cpu", 50).argmax(1).numpy()
+            right = (predicted == sentence_pairs.label_indices(pairs, names)).mean()
             assert right == pytest.approx(float(row[part]), abs=1e-5), (name, part)
     assert float(rows["bert_nli"]["valid"]) > 0.8
     assert "finetune full: " in said
@@ -229,3 +236,20 @@ def test_files_that_are_not_there_stop(tmp_path):
     for words in (("--weights", str(tmp_path / "none")), ("--vocab", str(tmp_path / "none.txt"))):
         with pytest.raises(InputError, match="none"):
             bert_nli.run(options("--pairs", str(path), *words), "full")
+
+
+def test_without_the_package_it_says_how_to_get_it(workspace, monkeypatch):
+    path = write_pairs(workspace / "toy.csv", sentences(30))
+    monkeypatch.setattr(bert_nli, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match="pip install transformers"):
+        bert_nli.run(options("--pairs", str(path)), "full")
+
+
+@needs_transformers
+def test_a_regime_that_diverges_leaves_a_row(workspace):
+    path = write_pairs(workspace / "toy.csv", sentences(30))
+    with pytest.raises(DivergedError):
+        bert_nli.run(options("--pairs", str(path), "--epochs", "2", "--vocab-size", "100", "--lr", "1e30"), "full")
+    (row,) = ledger.read()
+    assert (row["experiment"], row["status"], row["valid"]) == ("bert_nli", "failed", "")
+    assert "not finite" in row["note"]

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+SIZES = {  # width, layers, heads, feed-forward
+    "base": (768, 12, 12, 3072),
+    "small": (128, 2, 4, 512),
+}
+
 
 @dataclass(frozen=True)
 class Study:
