@@ -12,8 +12,7 @@ import numpy as np
 SEGMENTS, SAMPLES, BANDS = 32, 4, 8  # of a sketch: the parts of an utterance, the frames read of each, the mel bands
 MOST_LAG = 16  # frames by which two copies may be shifted; a codec adds up to seven
 LAG_FRAMES = 128  # from the middle of two recordings, by which their lag is found
-SURE = 0.5, 14.0  # similarity of the same recording: above 0.5 + 14 / num_frames
-FEWEST_FRAMES = 30  # with fewer, one word said twice is as alike as two copies
+SURE = 0.5, 14.0  # similarity of the same recording: above 0.5 + 14 / num_frames; a word said twice comes near
 
 
 def sampled(frames: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -62,9 +61,9 @@ def _correlation(a: np.ndarray, b: np.ndarray, lag: int, begin: int, length: int
 
 
 def is_same(first: np.ndarray, second: np.ndarray) -> bool:
-    """Return whether two utterances (T, F) and (T', F) are surely the same recording; never for very short ones."""
+    """Return whether two utterances (T, F) and (T', F) are surely the same recording; never below 28 frames."""
     num_frames = min(len(first), len(second))
-    if num_frames < FEWEST_FRAMES or abs(len(first) - len(second)) > MOST_LAG:
+    if abs(len(first) - len(second)) > MOST_LAG:
         return False
     return similarity(first, second) > SURE[0] + SURE[1] / num_frames
 
