@@ -50,7 +50,7 @@ def remove(leftover: Leftover) -> bool:
     """Remove a leftover, unless a process took its lock meanwhile or it is one no more; return whether it is gone."""
     with _held(leftover.lock) as problem:
         if problem or not leftover.is_spent():
-            print(f"{shown_path(leftover.path)}: kept, {problem or 'in use again'}")
+            print(f"{shown_path(leftover.path)}: {problem or 'in use again'}, kept")
             return False
         if leftover.path.is_dir():
             shutil.rmtree(leftover.path)
@@ -123,4 +123,4 @@ def _held(lock_path: Path | None) -> Iterator[str]:
         except BlockingIOError:
             yield "in use again"
             return
-        yield "" if is_ours else "without locks nobody can tell whether it is in use; delete it while nothing runs"
+        yield "" if is_ours else "not known to be unused, as files cannot be locked (delete it while nothing runs)"
