@@ -39,8 +39,8 @@ CLEAN_DECIDES = "clean held-out utterances decide"
 class Separation:
     """How well two sets of utterances are told apart, and how well random halves of one set are.
 
-    auc: area under the ROC curve of held-out speakers' utterances, 0.5 for sets alike. halves: the same of random halves
-    of the training part. num_first, num_second: utterances of the two sets.
+    auc: area under the ROC curve of held-out speakers' utterances, 0.5 for sets alike. halves: the same of random
+    halves of the training part. num_first, num_second: utterances of the two sets.
     """
 
     auc: float
@@ -114,8 +114,9 @@ def examine(store: "Store") -> Verdict:
             return Verdict("clean", None, f"{count} {what} are too few to tell train from test ({fewest} are needed): "
                                           f"{CLEAN_DECIDES}")
     train_rows, test_rows = sample(store.train_rows), sample(store.test_rows)
-    separation = told_apart(utterance_statistics(store, train_rows), utterance_statistics(store, test_rows),
-                            store.labels[train_rows], [store.groups[row] for row in train_rows])
+    with one_thread():
+        train, test = utterance_statistics(store, train_rows), utterance_statistics(store, test_rows)
+    separation = told_apart(train, test, store.labels[train_rows], [store.groups[row] for row in train_rows])
     return judge(separation, can_be_degraded=store.kind != "cepstra")
 
 
