@@ -112,8 +112,9 @@ def examine(store: Store) -> Verdict:
             return Verdict("clean", None, f"{count} {what} are too few to tell train from test ({fewest} are needed): "
                                           f"{CLEAN_DECIDES}")
     train_rows, test_rows = sample(store.train_rows), sample(store.test_rows)
-    separation = told_apart(utterance_statistics(store, train_rows), utterance_statistics(store, test_rows),
-                            store.labels[train_rows], [store.groups[row] for row in train_rows])
+    with one_thread():
+        train, test = utterance_statistics(store, train_rows), utterance_statistics(store, test_rows)
+    separation = told_apart(train, test, store.labels[train_rows], [store.groups[row] for row in train_rows])
     return judge(separation, can_be_degraded=store.kind != "cepstra")
 
 

@@ -61,13 +61,12 @@ class ExpectedScore:
         return f"{said}; not a shift that neither features nor confidence show"
 
     def __str__(self) -> str:
+        said = f"expected on the test part: {self.score:.4f} (95 % interval {self.low:.4f} to {self.high:.4f})"
         if not self.is_bound:
-            return (f"expected on the test part: {self.score:.4f} (95 % interval {self.low:.4f} to {self.high:.4f}), "
-                    f"{BASIS[self.name]}")
+            return f"{said}, {BASIS[self.name]}"
         if not self.low:
             return f"expected on the test part: at most {self.high:.4f}, {BASIS[self.name]}, which flatter"
-        return (f"expected on the test part: {self.score:.4f} (95 % interval {self.low:.4f} to {self.high:.4f}), "
-                f"by how sure the answers are; {BASIS[self.name]}, which flatter, {self.held_out:.4f}")
+        return f"{said}, by how sure the answers are; {BASIS[self.name]}, which flatter, {self.held_out:.4f}"
 
 
 def expected_score(validation: Validation, logits: Mapping[str, np.ndarray], labels: np.ndarray, num_test: int,

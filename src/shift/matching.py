@@ -58,9 +58,10 @@ def match_stores(clean: Store, degraded: Store, reference: Separation,
     row_of = {utt_id: row for row, utt_id in enumerate(degraded.utt_ids)}
     sources = sample(clean.train_rows, MAX_SOURCES)
     rows = [[row_of[f"{condition}/{clean.utt_ids[row]}"] for row in sources] for condition in conditions[1:]]
-    copies = np.stack([utterance_statistics(clean, sources),
-                       *(utterance_statistics(degraded, np.array(those)) for those in rows)])
-    test = utterance_statistics(clean, sample(clean.test_rows))
+    with one_thread():
+        copies = np.stack([utterance_statistics(clean, sources),
+                           *(utterance_statistics(degraded, np.array(those)) for those in rows)])
+        test = utterance_statistics(clean, sample(clean.test_rows))
     expected = np.array([mixture[name] for name in conditions]) if mixture else None
     return match(copies, clean.labels[sources], test, conditions, reference, expected)
 
