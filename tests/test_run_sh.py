@@ -6,6 +6,7 @@ with a PATH of a few tools and stand-ins for what would make a .venv.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def call(tmp_path, run_sh, *arguments, cwd=None, check=0, **variables):
 
 def places(output):
     """Return what each process of the program told: the folder of its src, that of its tqdm, and its working folder."""
-    return [tuple(json.loads(line)) for line in output.splitlines() if line.startswith("[\"")]
+    return [tuple(json.loads(told)) for told in re.findall(r'\["[^\]]*"\]', output)]  # two may share a line
 
 
 def contents(directory):

@@ -222,7 +222,7 @@ def test_what_is_taken_up_again_after_the_listing_is_kept(workspace, capsys):
     (directory / "fold_0" / "result.json").unlink()
     assert not leftovers.remove(leftover)
     assert leftover.path.exists()
-    assert capsys.readouterr().out.count("kept, in use again") == 2
+    assert capsys.readouterr().out.count("in use again, kept") == 2
     write_json(directory / "fold_0" / "result.json", {})
     assert leftovers.remove(leftover)
     assert not leftover.path.exists()
