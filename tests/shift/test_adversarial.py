@@ -155,8 +155,8 @@ def spoken(kind="logmel", num_test=120, shift=0.0):
 
 
 @pytest.mark.parametrize(("store", "name", "line"), [
-    (spoken(), "clean", r"^train and test are not told apart \(AUC 0\.\d\d; random halves of train 0\.\d\d ± 0\.\d\d\)"
-                        ": clean held-out utterances decide$"),
+    (spoken(), "clean", r"^train and test are not told apart \(AUC 0\.\d+; random halves of train 0\.\d+ ± 0\.\d+\): "
+                        "clean held-out utterances decide$"),
     (spoken(shift=2.0), "shifted", "so degraded copies decide$"),
     (spoken("cepstra", shift=2.0), "clean", "told apart .* but cepstra cannot be degraded: clean held-out utterances "
                                             "decide, and flatter$"),
